@@ -1,0 +1,21 @@
+//! What a model is, and where its bytes are.
+//!
+//! A *store* is a directory in Triton's layout, `<name>/<version>/…`, each version with a
+//! [`Manifest`] (`model.yaml`).
+//! Versions are immutable: taking one in copies its files into a content-addressed cache, and
+//! workers map files only from there.
+//! This crate owns the nouns [`ModelName`], [`Version`], [`Manifest`], [`ModelSpec`] and
+//! [`Digest`]; it never loads a model and never talks to a network.
+
+mod datatype;
+mod manifest;
+mod name;
+mod spec;
+
+pub use datatype::DataType;
+pub use manifest::{
+    Activation, Anchor, BatchLimits, ColorOrder, Crop, Device, EngineKind, Head, Instances, Labels,
+    Layout, Manifest, PictureInput, PictureOutput, Resize, Stage, Task, TensorDeclaration,
+};
+pub use name::{ModelName, ModelReference, ParseNameError, Version};
+pub use spec::{ModelSpec, TensorSpec};

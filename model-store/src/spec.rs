@@ -1,0 +1,39 @@
+//! The spec: what a version really is, once a worker has loaded it and run it on zeros.
+
+use serde::{Deserialize, Serialize};
+
+use crate::{DataType, Task};
+
+/// What a worker found when it loaded a version: the manifest and the graph, reconciled.
+///
+/// Written as `spec.json` beside the files in the cache.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ModelSpec {
+    /// Triton's word for engine and format, `onnxruntime_onnx` for example.
+    pub platform: String,
+    /// What it does with pictures; none: raw tensors.
+    pub task: Option<Task>,
+    /// Inputs of the graph (of the first stage, where there are several).
+    pub inputs: Vec<TensorSpec>,
+    /// Outputs of the graph (of the last stage).
+    pub outputs: Vec<TensorSpec>,
+    /// Most items of a batch; 1 where the graph fixes it.
+    pub max_batch: u32,
+    /// Loaded copies in a worker: batches that run at a time.
+    pub instances: u32,
+    /// What was changed or noticed while the version was taken in, in sentences.
+    pub notes: Vec<String>,
+}
+
+/// One input or output.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TensorSpec {
+    /// The graph's name of it.
+    pub name: String,
+    /// Element type.
+    pub datatype: DataType,
+    /// Dimensions, the batch axis included; -1 is free.
+    pub shape: Vec<i64>,
+    /// The axis along which requests are joined, or `None`.
+    pub batch_axis: Option<usize>,
+}
