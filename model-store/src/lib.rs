@@ -7,15 +7,33 @@
 //! This crate owns the nouns [`ModelName`], [`Version`], [`Manifest`], [`ModelSpec`] and
 //! [`Digest`]; it never loads a model and never talks to a network.
 
+mod add;
+mod cache;
+mod content;
 mod datatype;
+mod digest;
+mod error;
+#[cfg(test)]
+mod fixtures;
+mod folder;
+mod labels;
 mod manifest;
 mod name;
+mod settling;
 mod spec;
+mod store;
 
+pub use add::Staged;
+pub use cache::{Cache, CachedVersion, Taken};
 pub use datatype::DataType;
+pub use digest::{Digest, ParseDigestError};
+pub use error::StoreError;
+pub use folder::Fingerprint;
 pub use manifest::{
     Activation, Anchor, BatchLimits, ColorOrder, Crop, Device, EngineKind, Head, Instances, Labels,
     Layout, Manifest, PictureInput, PictureOutput, Resize, Stage, Task, TensorDeclaration,
 };
 pub use name::{ModelName, ModelReference, ParseNameError, Version};
-pub use spec::{ModelSpec, TensorSpec};
+pub use settling::{Settling, StoreEvent};
+pub use spec::{ModelSpec, Preparation, TensorSpec};
+pub use store::{Scan, Skipped, Store, StoredVersion};

@@ -3,11 +3,18 @@
 //! Only `engine` is required (a manifest with `stages` needs none, its stages have theirs).
 //! Everything else defaults to what the folder holds and the graph declares.
 
+mod check;
+mod model_file;
+mod parse;
+
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
 use crate::{DataType, ModelReference};
+
+pub(crate) use check::check_path;
+pub(crate) use parse::MANIFEST;
 
 /// `model.yaml`, as written.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -185,7 +192,7 @@ pub enum Head {
 }
 
 /// Class names.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(untagged)]
 pub enum Labels {
     /// The names themselves.
@@ -208,7 +215,7 @@ pub enum Activation {
 }
 
 /// A declared input or output of a graph.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct TensorDeclaration {
     /// The graph's name of it.
@@ -223,6 +230,10 @@ pub struct TensorDeclaration {
     /// to share a batch). Default: 0.
     #[serde(default)]
     pub batch_axis: Option<i64>,
+    /// The value that fills this input in the check when the model is added, for inputs that take
+    /// none but certain values (a sample rate). Default: 0.
+    #[serde(default)]
+    pub example: Option<f64>,
 }
 
 /// Limits of a batch.
@@ -346,3 +357,6 @@ fn one_or_three<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<[f3
         OneOrThree::Three(values) => values,
     })
 }
+
+#[cfg(test)]
+mod tests;

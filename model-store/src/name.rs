@@ -170,3 +170,6 @@ impl From<ModelReference> for String {
         reference.to_string()
     }
 }
+
+#[cfg(test)]
+mod tests;

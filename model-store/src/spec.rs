@@ -37,3 +37,13 @@ pub struct TensorSpec {
     /// The axis along which requests are joined, or `None`.
     pub batch_axis: Option<usize>,
 }
+
+/// What a worker says of a version that it was to check: one line of JSON on its standard output.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Preparation {
+    /// It can be served.
+    Accepted(ModelSpec),
+    /// It can't, and why.
+    Refused(String),
+}

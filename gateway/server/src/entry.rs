@@ -1,0 +1,72 @@
+//! One request on its way through the scheduler, and the ticket that its handler holds.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use tokio::sync::oneshot;
+use workers_protocol::wire::Answer;
+use workers_protocol::{InferError, PictureOptions, Tensor};
+
+use crate::budget::Reservation;
+
+/// A request that was admitted: what to send, and where its reply goes.
+///
+/// Shared between the scheduler, which orders it, and the replica that it is sent to; the bytes are
+/// kept until the answer, so that another replica can be asked when one dies.
+#[derive(Debug)]
+pub(crate) struct Entry {
+    pub(crate) inputs: Vec<Tensor>,
+    pub(crate) options: PictureOptions,
+    pub(crate) deadline: Instant,
+    pub(crate) offered: Instant,
+    reply: Mutex<Option<oneshot::Sender<Outcome>>>,
+    /// Room in the budget of bytes in flight, given back with the last reference.
+    _reservation: Arc<Reservation>,
+}
+
+/// What a handler hears.
+#[derive(Debug)]
+pub(crate) struct Outcome {
+    pub(crate) result: Result<Answer, InferError>,
+    /// How long the entry waited for a replica that was starting.
+    pub(crate) cold: Duration,
+}
+
+impl Entry {
+    pub(crate) fn new(
+        inputs: Vec<Tensor>,
+        options: PictureOptions,
+        timeout: Duration,
+        reservation: Arc<Reservation>,
+    ) -> (Arc<Self>, oneshot::Receiver<Outcome>) {
+        let (reply, outcome) = oneshot::channel();
+        let offered = Instant::now();
+        let entry = Self {
+            inputs,
+            options,
+            deadline: offered + timeout,
+            offered,
+            reply: Mutex::new(Some(reply)),
+            _reservation: reservation,
+        };
+        (Arc::new(entry), outcome)
+    }
+
+    /// Gives the handler its outcome; only the first counts.
+    pub(crate) fn reply(&self, result: Result<Answer, InferError>, cold: Duration) {
+        let reply = self
+            .reply
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take();
+        if let Some(reply) = reply {
+            // The handler may have left meanwhile.
+            let _ = reply.send(Outcome { result, cold });
+        }
+    }
+
+    /// Bytes of all inputs.
+    pub(crate) fn bytes(&self) -> usize {
+        self.inputs.iter().map(|input| input.data.len()).sum()
+    }
+}

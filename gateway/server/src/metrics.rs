@@ -1,0 +1,277 @@
+//! What is counted, as Prometheus reads it.
+
+use std::fmt::Write as _;
+
+use gateway_scheduler::Snapshot;
+use model_store::{ModelName, Version};
+use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::encoding::text::encode;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
+use prometheus_client::registry::{Registry, Unit};
+use workers_protocol::wire::Timing;
+
+use crate::timeline::Timeline;
+
+/// The histograms of one revision, so that a request looks no labels up.
+#[derive(Clone, Debug)]
+pub(crate) struct RevisionMetrics {
+    request_seconds: Histogram,
+    queue_seconds: Histogram,
+    infer_seconds: Histogram,
+    batch_size: Histogram,
+}
+
+impl RevisionMetrics {
+    pub(crate) fn observe(&self, timeline: &Timeline, timing: &Timing) {
+        self.request_seconds.observe(timeline.total.as_secs_f64());
+        self.queue_seconds.observe(timeline.queue.as_secs_f64());
+        self.infer_seconds.observe(timing.infer.as_secs_f64());
+        self.batch_size.observe(f64::from(timing.batch_size));
+    }
+}
+
+/// Everything that is counted, built once and handed down.
+pub(crate) struct Metrics {
+    registry: Registry,
+    requests: Family<RequestLabels, Counter>,
+    request_seconds: Family<ModelLabels, Histogram>,
+    queue_seconds: Family<ModelLabels, Histogram>,
+    infer_seconds: Family<ModelLabels, Histogram>,
+    batch_size: Family<ModelLabels, Histogram>,
+    pub(crate) cold_start_seconds: Histogram,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct RequestLabels {
+    route: &'static str,
+    status: u16,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ModelLabels {
+    model: String,
+    version: String,
+}
+
+impl std::fmt::Debug for Metrics {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Metrics").finish_non_exhaustive()
+    }
+}
+
+/// From 100 µs to 52 s, each twice the one before.
+fn seconds() -> Histogram {
+    Histogram::new(exponential_buckets(1e-4, 2.0, 20))
+}
+
+/// 1, 2, 4 … 512.
+fn items() -> Histogram {
+    Histogram::new(exponential_buckets(1.0, 2.0, 10))
+}
+
+impl Metrics {
+    pub(crate) fn new() -> Self {
+        let mut registry = Registry::with_prefix("hearth");
+        let requests = Family::default();
+        registry.register("requests", "Requests answered", requests.clone());
+        let [request_seconds, queue_seconds, infer_seconds] =
+            [(); 3].map(|()| Family::<ModelLabels, Histogram>::new_with_constructor(seconds));
+        let batch_size = Family::<ModelLabels, Histogram>::new_with_constructor(items);
+        let cold_start_seconds = seconds();
+        for (name, help, histogram) in [
+            (
+                "request",
+                "From the admission of an inference to its answer",
+                &request_seconds,
+            ),
+            (
+                "queue",
+                "Of that, waiting for room and for a slot",
+                &queue_seconds,
+            ),
+            (
+                "infer",
+                "Of that, the engine's run of the batch",
+                &infer_seconds,
+            ),
+        ] {
+            registry.register_with_unit(name, help, Unit::Seconds, histogram.clone());
+        }
+        registry.register(
+            "batch_size",
+            "Items of the batch that an inference ran in",
+            batch_size.clone(),
+        );
+        registry.register_with_unit(
+            "cold_start",
+            "From the start of a worker to its readiness",
+            Unit::Seconds,
+            cold_start_seconds.clone(),
+        );
+        Self {
+            registry,
+            requests,
+            request_seconds,
+            queue_seconds,
+            infer_seconds,
+            batch_size,
+            cold_start_seconds,
+        }
+    }
+
+    pub(crate) fn count_request(&self, route: &'static str, status: u16) {
+        self.requests
+            .get_or_create(&RequestLabels { route, status })
+            .inc();
+    }
+
+    /// Returns the histograms of one revision.
+    pub(crate) fn of(&self, model: &ModelName, version: Version) -> RevisionMetrics {
+        let labels = ModelLabels {
+            model: model.to_string(),
+            version: version.to_string(),
+        };
+        RevisionMetrics {
+            request_seconds: self.request_seconds.get_or_create(&labels).clone(),
+            queue_seconds: self.queue_seconds.get_or_create(&labels).clone(),
+            infer_seconds: self.infer_seconds.get_or_create(&labels).clone(),
+            batch_size: self.batch_size.get_or_create(&labels).clone(),
+        }
+    }
+
+    /// Returns the exposition: what is counted here, and what the scheduler counts.
+    pub(crate) fn expose(
+        &self,
+        snapshot: &Snapshot,
+        name_of: impl Fn(gateway_scheduler::RevisionId) -> Option<(String, String)>,
+        bytes_in_flight: u64,
+    ) -> String {
+        let mut text = String::new();
+        for (name, help, kind, pick) in SCHEDULER_METRICS {
+            // Writing to a String can't fail.
+            let _ = writeln!(
+                text,
+                "# HELP hearth_{name} {help}\n# TYPE hearth_{name} {kind}"
+            );
+            let total = if *kind == "counter" { "_total" } else { "" };
+            for revision in &snapshot.revisions {
+                if let Some((model, version)) = name_of(revision.id) {
+                    let value = pick(revision);
+                    let _ = writeln!(
+                        text,
+                        "hearth_{name}{total}{{model=\"{model}\",version=\"{version}\"}} {value}"
+                    );
+                }
+            }
+        }
+        let _ = writeln!(
+            text,
+            "# HELP hearth_bytes_in_flight Request bodies in memory\n# TYPE hearth_bytes_in_flight gauge\n\
+             hearth_bytes_in_flight {bytes_in_flight}"
+        );
+        // Ends with the `# EOF` that OpenMetrics requires.
+        let _ = encode(&mut text, &self.registry);
+        text
+    }
+}
+
+type Pick = fn(&gateway_scheduler::RevisionSnapshot) -> u64;
+
+/// What the scheduler counts: name, help, kind, and where it is.
+const SCHEDULER_METRICS: &[(&str, &str, &str, Pick)] = &[
+    (
+        "queue_entries",
+        "Requests waiting for room at a worker",
+        "gauge",
+        |revision| revision.waiting as u64,
+    ),
+    (
+        "staged_entries",
+        "Requests at a worker, not running",
+        "gauge",
+        |revision| (revision.sent + revision.staged) as u64,
+    ),
+    ("running_entries", "Requests running", "gauge", |revision| {
+        revision.running as u64
+    }),
+    (
+        "replicas",
+        "Workers, starting or ready",
+        "gauge",
+        |revision| revision.replicas.len() as u64,
+    ),
+    (
+        "entries_offered",
+        "Requests offered",
+        "counter",
+        |revision| revision.counters.offered,
+    ),
+    (
+        "entries_answered",
+        "Requests answered by a worker",
+        "counter",
+        |revision| revision.counters.answered,
+    ),
+    (
+        "entries_refused",
+        "Requests refused at the door",
+        "counter",
+        |revision| {
+            let refused = revision.counters.refused;
+            refused.queue_full + refused.deadline_passed + refused.unavailable + refused.retired
+        },
+    ),
+    (
+        "entries_expired",
+        "Requests whose deadline passed",
+        "counter",
+        |revision| revision.counters.expired,
+    ),
+    (
+        "entries_cancelled",
+        "Requests whose caller left",
+        "counter",
+        |revision| revision.counters.cancelled,
+    ),
+    (
+        "entries_retried",
+        "Requests that a worker died with, tried again alone",
+        "counter",
+        |revision| revision.counters.retries,
+    ),
+    (
+        "entries_poisoned",
+        "Requests that two workers died with, given up",
+        "counter",
+        |revision| revision.counters.poisoned,
+    ),
+    (
+        "entry_runs_most",
+        "Most times that one request was run",
+        "gauge",
+        |revision| u64::from(revision.counters.most_runs),
+    ),
+    ("batches", "Batches run", "counter", |revision| {
+        revision.counters.runs
+    }),
+    (
+        "worker_launches",
+        "Workers started",
+        "counter",
+        |revision| revision.counters.launches,
+    ),
+    (
+        "worker_crashes",
+        "Workers that died after they were ready",
+        "counter",
+        |revision| revision.counters.crashes,
+    ),
+    (
+        "worker_failed_starts",
+        "Workers that died before they were ready",
+        "counter",
+        |revision| revision.counters.failed_starts,
+    ),
+];

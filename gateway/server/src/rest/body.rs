@@ -1,0 +1,126 @@
+//! Reading a request's body within bounds.
+
+use std::time::Duration;
+
+use axum::body::Body;
+use bytes::{Bytes, BytesMut};
+use futures_util::StreamExt as _;
+use http::{HeaderMap, StatusCode, header};
+use workers_protocol::InferError;
+
+use super::{ApiError, Front};
+use crate::budget::Reservation;
+
+/// Room for a body of unknown length grows by doubling, from this.
+const FIRST_ROOM: usize = 64 << 10;
+/// A client that sends nothing for this long has gone, or wants to hold what it takes.
+const IDLE_TIMEOUT: Duration = Duration::from_secs(30);
+/// How long a refused body is read and thrown away, so that the client gets to read the answer: one
+/// that is still writing when the connection closes sees a reset instead.
+const LINGER: Duration = Duration::from_secs(10);
+
+impl Front {
+    /// Reads a body into memory, with room reserved before: all of it where the length is known, as
+    /// it grows where it is not. It is refused, never parked, when there is no room.
+    ///
+    /// # Errors
+    /// 413 over the limit of one body, 429 without room, 408 for a client that stalls.
+    pub(super) async fn read(
+        &self,
+        headers: &HeaderMap,
+        body: Body,
+    ) -> Result<(Bytes, Reservation), ApiError> {
+        let mut reading = Reading {
+            reservation: self.budget.reservation(),
+            max_bytes: self.limits.max_body,
+        };
+        let mut frames = body.into_data_stream();
+        let result = reading.read(content_length(headers), &mut frames).await;
+        if result.is_err() {
+            tokio::spawn(tokio::time::timeout(LINGER, async move {
+                while let Some(Ok(_)) = frames.next().await {}
+            }));
+        }
+        result.map(|body| (body, reading.reservation))
+    }
+}
+
+fn content_length(headers: &HeaderMap) -> Option<u64> {
+    headers
+        .get(header::CONTENT_LENGTH)?
+        .to_str()
+        .ok()?
+        .parse()
+        .ok()
+}
+
+struct Reading {
+    reservation: Reservation,
+    max_bytes: u64,
+}
+
+impl Reading {
+    async fn read(
+        &mut self,
+        length: Option<u64>,
+        frames: &mut axum::body::BodyDataStream,
+    ) -> Result<Bytes, ApiError> {
+        if let Some(length) = length {
+            self.check(length)?;
+            self.reservation.grow(length)?;
+        }
+        let mut first = match next(frames).await? {
+            Some(first) => first,
+            None => return Ok(Bytes::new()),
+        };
+        if length.is_some_and(|length| length == first.len() as u64) {
+            // A small body arrives whole, and is used where it lies.
+            return Ok(first);
+        }
+        let mut body = BytesMut::with_capacity(
+            length
+                .and_then(|length| usize::try_from(length).ok())
+                .unwrap_or(0),
+        );
+        loop {
+            self.check(body.len() as u64 + first.len() as u64)?;
+            if body.capacity() - body.len() < first.len() {
+                let room = (body.capacity() * 2)
+                    .max(body.len() + first.len())
+                    .max(FIRST_ROOM);
+                self.reservation.grow((room - body.capacity()) as u64)?;
+                body.reserve(room - body.len());
+            }
+            body.extend_from_slice(&first);
+            match next(frames).await? {
+                Some(more) => first = more,
+                None => return Ok(body.freeze()),
+            }
+        }
+    }
+
+    fn check(&self, bytes: u64) -> Result<(), InferError> {
+        if bytes <= self.max_bytes {
+            Ok(())
+        } else {
+            Err(InferError::too_large(format!(
+                "the body has {bytes} bytes or more, expected at most {}",
+                self.max_bytes
+            )))
+        }
+    }
+}
+
+async fn next(frames: &mut axum::body::BodyDataStream) -> Result<Option<Bytes>, ApiError> {
+    match tokio::time::timeout(IDLE_TIMEOUT, frames.next()).await {
+        Ok(Some(Ok(frame))) => Ok(Some(frame)),
+        Ok(Some(Err(error))) => {
+            Err(InferError::invalid(format!("the body broke off: {error}")).into())
+        }
+        Ok(None) => Ok(None),
+        Err(_) => Err(ApiError::with_status(
+            StatusCode::REQUEST_TIMEOUT,
+            format!("nothing of the body came for {} s", IDLE_TIMEOUT.as_secs()),
+        )),
+    }
+}

@@ -1,0 +1,95 @@
+//! Errors as answers.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Json;
+use axum::response::{IntoResponse, Response};
+use http::{HeaderValue, StatusCode};
+use serde::Serialize;
+use workers_protocol::{Code, InferError};
+
+/// A request's failure, as its caller reads it: a status, `{"error": …}`, and when to try again.
+#[derive(Debug)]
+pub(crate) struct ApiError {
+    status: StatusCode,
+    error: InferError,
+    retry_after: Option<Duration>,
+}
+
+/// What `Retry-After` says where nothing better is known.
+const RETRY_AFTER: Duration = Duration::from_secs(1);
+
+#[derive(Serialize)]
+struct Body<'a> {
+    error: &'a str,
+}
+
+impl ApiError {
+    /// Returns an error with a status that is none of the codes'.
+    pub(crate) fn with_status(status: StatusCode, message: impl Into<String>) -> Self {
+        Self {
+            status,
+            error: InferError::invalid(message),
+            retry_after: None,
+        }
+    }
+
+    /// Says when trying again may help.
+    pub(crate) fn retry_after(self, retry_after: Duration) -> Self {
+        Self {
+            retry_after: Some(retry_after),
+            ..self
+        }
+    }
+
+    pub(crate) fn message(&self) -> &str {
+        &self.error.message
+    }
+
+    pub(crate) const fn status(&self) -> StatusCode {
+        self.status
+    }
+}
+
+impl From<InferError> for ApiError {
+    fn from(error: InferError) -> Self {
+        let status = StatusCode::from_u16(error.code.http_status())
+            .unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+        let is_passing = matches!(error.code, Code::Overloaded | Code::Unavailable);
+        Self {
+            status,
+            error,
+            retry_after: is_passing.then_some(RETRY_AFTER),
+        }
+    }
+}
+
+impl IntoResponse for ApiError {
+    fn into_response(self) -> Response {
+        let mut response = (
+            self.status,
+            Json(Body {
+                error: &self.error.message,
+            }),
+        )
+            .into_response();
+        if let Some(retry_after) = self
+            .retry_after
+            .filter(|retry_after| !retry_after.is_zero())
+        {
+            let ms = retry_after.as_millis().max(1);
+            let headers = response.headers_mut();
+            // Whole seconds, rounded up (RFC 9110 § 10.2.3), and precisely.
+            headers.insert("retry-after", number(ms.div_ceil(1000)));
+            headers.insert("retry-after-ms", number(ms));
+        }
+        // For the layer that logs.
+        response.extensions_mut().insert(Arc::new(self.error));
+        response
+    }
+}
+
+fn number(value: u128) -> HeaderValue {
+    HeaderValue::from(u64::try_from(value).unwrap_or(u64::MAX))
+}

@@ -1,0 +1,126 @@
+//! `POST /v2/models/{name}/infer`: tensors in, tensors out.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::body::Body;
+use axum::extract::{Path, State};
+use axum::response::{IntoResponse as _, Response};
+use gateway_scheduler::{Bucket, Cost, Staging};
+use http::{HeaderMap, HeaderName, HeaderValue, header};
+use workers_protocol::codec::{EncodedAnswer, InferRequest};
+use workers_protocol::wire::PART_BYTES;
+use workers_protocol::{CheckedInputs, InferError, PictureOptions};
+
+use super::{Admission, ApiError, Front, with_timing};
+use crate::revision::Revision;
+
+const JSON_LENGTH: HeaderName = HeaderName::from_static("inference-header-content-length");
+
+pub(super) async fn infer(
+    State(front): State<Arc<Front>>,
+    Path(name): Path<String>,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<Response, ApiError> {
+    let revision = front.catalog.find(&name, None)?;
+    front.infer(&revision, &headers, body).await
+}
+
+pub(super) async fn infer_version(
+    State(front): State<Arc<Front>>,
+    Path((name, version)): Path<(String, String)>,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<Response, ApiError> {
+    let revision = front.catalog.find(&name, Some(&version))?;
+    front.infer(&revision, &headers, body).await
+}
+
+impl Front {
+    async fn infer(
+        &self,
+        revision: &Revision,
+        headers: &HeaderMap,
+        body: Body,
+    ) -> Result<Response, ApiError> {
+        let name = &revision.name;
+        if revision.model.spec.task.is_some() {
+            return Err(InferError::invalid(format!(
+                "model `{name}` takes pictures: POST one to /run/{name}"
+            ))
+            .into());
+        }
+        let timeout = self.timeout(headers, revision)?;
+        let json_bytes = json_bytes(headers)?;
+        let (body, mut reservation) = self.read(headers, body).await?;
+
+        let request = InferRequest::parse(&body, json_bytes)?;
+        let timeout = request
+            .timeout
+            .map_or(timeout, |own: Duration| own.min(timeout));
+        let checked = CheckedInputs::check(&revision.model.spec, request.inputs.clone())?;
+        // Tensors from JSON lie beside the body they came from until it is answered.
+        let bytes: usize = checked.inputs.iter().map(|input| input.data.len()).sum();
+        if json_bytes.is_none() {
+            drop(body);
+            reservation.shrink_to(0);
+            reservation.grow(bytes as u64)?;
+        }
+        let cost = Cost {
+            bytes: bytes as u64,
+            pixels: 0,
+            items: checked.items,
+        };
+        let staging = if bytes <= PART_BYTES {
+            Staging::Inline(Bucket(checked.bucket))
+        } else {
+            Staging::Reported
+        };
+        let admission = Admission {
+            timeout,
+            cost,
+            staging,
+            reservation: Arc::new(reservation),
+        };
+        let answered = self
+            .answer(
+                revision,
+                checked.inputs,
+                PictureOptions::default(),
+                admission,
+            )
+            .await?;
+
+        let version = revision.version.to_string();
+        let encoded =
+            EncodedAnswer::encode(&request, name.as_str(), &version, &answered.answer.outputs)?;
+        Ok(with_timing(&answered, response(encoded)))
+    }
+}
+
+fn json_bytes(headers: &HeaderMap) -> Result<Option<usize>, InferError> {
+    let Some(value) = headers.get(JSON_LENGTH) else {
+        return Ok(None);
+    };
+    let length = value
+        .to_str()
+        .ok()
+        .and_then(|text| text.trim().parse().ok());
+    length.map(Some).ok_or_else(|| {
+        InferError::invalid(format!(
+            "Inference-Header-Content-Length: expected a number of bytes, got {value:?}"
+        ))
+    })
+}
+
+fn response(encoded: EncodedAnswer) -> Response {
+    let media = |media: &'static str| (header::CONTENT_TYPE, HeaderValue::from_static(media));
+    match encoded.json_bytes {
+        Some(json_bytes) => {
+            let length = (JSON_LENGTH, HeaderValue::from(json_bytes as u64));
+            ([media("application/octet-stream"), length], encoded.body).into_response()
+        }
+        None => ([media("application/json")], encoded.body).into_response(),
+    }
+}

@@ -1,0 +1,392 @@
+//! One session of ONNX Runtime, owned by one thread.
+
+use std::path::Path;
+
+use bytemuck::{CheckedBitPattern, NoUninit};
+use bytes::Bytes;
+use model_store::{DataType, Device, TensorDeclaration, TensorSpec};
+use ort::session::builder::{GraphOptimizationLevel, SessionBuilder};
+use ort::session::{Session, SessionInputValue};
+use ort::value::{
+    DynValue, Outlet, PrimitiveTensorElementType, Tensor as OrtTensor, TensorElementType,
+    TensorRef, ValueType,
+};
+use workers_engine::{AlignedBytes, Engine};
+use workers_protocol::{Code, InferError, Tensor};
+
+use crate::Runtime;
+
+/// How a model is loaded.
+#[derive(Clone, Debug)]
+pub struct LoadOptions<'a> {
+    /// Where it runs.
+    pub device: Device,
+    /// Threads of one run.
+    pub threads: usize,
+    /// What the manifest says of the inputs.
+    pub inputs: &'a [TensorDeclaration],
+    /// What the manifest says of the outputs.
+    pub outputs: &'a [TensorDeclaration],
+}
+
+/// One loaded ONNX model.
+#[derive(Debug)]
+pub struct OrtEngine {
+    session: Session,
+    inputs: Vec<TensorSpec>,
+    outputs: Vec<TensorSpec>,
+}
+
+// === loading ===
+
+impl OrtEngine {
+    /// Loads a model's file and reconciles what it declares with what its manifest says.
+    ///
+    /// # Errors
+    /// `InvalidArgument` when the file is no model that can be served, `Unavailable` when the device
+    /// is not there; a sentence each.
+    pub fn load(
+        runtime: &Runtime,
+        file: &Path,
+        options: &LoadOptions<'_>,
+    ) -> Result<Self, InferError> {
+        let session = builder(runtime, options)
+            .map_err(|error| {
+                InferError::internal(format!("ONNX Runtime refused its settings: {error}"))
+            })
+            .and_then(|builder| on_device(builder, options.device))?
+            .commit_from_file(file)
+            .map_err(|error| {
+                InferError::invalid(format!(
+                    "ONNX Runtime can't load the model: {}",
+                    first_line(&error)
+                ))
+            })?;
+        let inputs = specs(session.inputs(), options.inputs, "input")?;
+        let outputs = specs(session.outputs(), options.outputs, "output")?;
+        Ok(Self {
+            session,
+            inputs,
+            outputs,
+        })
+    }
+}
+
+/// Spinning threads of ONNX Runtime take the cores from decoding and from other workers (a factor
+/// of five was measured on shared cores); sequential execution, since most graphs are chains.
+fn builder(runtime: &Runtime, options: &LoadOptions<'_>) -> Result<SessionBuilder, ort::Error> {
+    Ok(Session::builder(&runtime.environment)?
+        .with_optimization_level(GraphOptimizationLevel::All)?
+        .with_intra_threads(options.threads)?
+        .with_inter_threads(1)?
+        .with_intra_op_spinning(false)?
+        .with_memory_pattern(true)?)
+}
+
+#[cfg(not(feature = "cuda"))]
+fn on_device(builder: SessionBuilder, device: Device) -> Result<SessionBuilder, InferError> {
+    match device {
+        Device::Cpu => Ok(builder),
+        Device::Cuda(_) => Err(InferError::new(
+            Code::Unavailable,
+            format!(
+                "`device: {device}`: this hearth-worker is built without the cargo feature `cuda`"
+            ),
+        )),
+    }
+}
+
+#[cfg(feature = "cuda")]
+fn on_device(builder: SessionBuilder, device: Device) -> Result<SessionBuilder, InferError> {
+    let Device::Cuda(index) = device else {
+        return Ok(builder);
+    };
+    let unavailable = |error: &dyn std::fmt::Display| {
+        InferError::new(
+            Code::Unavailable,
+            format!("`device: {device}` can't be used: {error}"),
+        )
+    };
+    let index = i32::try_from(index).map_err(|error| unavailable(&error))?;
+    // Without `error_on_failure` a missing GPU is silently a CPU.
+    let cuda = ort::ep::CUDA::default()
+        .with_device_id(index)
+        .build()
+        .error_on_failure();
+    builder
+        .with_execution_providers([cuda])
+        .map_err(|error| unavailable(&error))
+}
+
+/// ONNX Runtime's messages may carry a stack trace of its own after the first line.
+fn first_line<R>(error: &ort::Error<R>) -> &str {
+    error.message().lines().next().unwrap_or_default()
+}
+
+fn specs(
+    outlets: &[Outlet],
+    declarations: &[TensorDeclaration],
+    side: &str,
+) -> Result<Vec<TensorSpec>, InferError> {
+    let unknown = |declaration: &&TensorDeclaration| {
+        outlets
+            .iter()
+            .all(|outlet| outlet.name() != declaration.name)
+    };
+    if let Some(unknown) = declarations.iter().find(unknown) {
+        let names: Vec<_> = outlets
+            .iter()
+            .map(|outlet| format!("`{}`", outlet.name()))
+            .collect();
+        return Err(InferError::invalid(format!(
+            "model.yaml declares the {side} `{}`, the graph has {}",
+            unknown.name,
+            names.join(", ")
+        )));
+    }
+    outlets
+        .iter()
+        .map(|outlet| {
+            let declaration = declarations
+                .iter()
+                .find(|declaration| declaration.name == outlet.name());
+            spec(outlet, declaration, side)
+        })
+        .collect()
+}
+
+fn spec(
+    outlet: &Outlet,
+    declaration: Option<&TensorDeclaration>,
+    side: &str,
+) -> Result<TensorSpec, InferError> {
+    let name = outlet.name();
+    let ValueType::Tensor { ty, shape, .. } = outlet.dtype() else {
+        return Err(InferError::invalid(format!(
+            "{side} `{name}` is no tensor but {}: only models whose inputs and outputs are tensors can be served",
+            outlet.dtype()
+        )));
+    };
+    let datatype = datatype(*ty).ok_or_else(|| {
+        InferError::invalid(format!(
+            "{side} `{name}` has elements of type {ty}, which the protocol has no name for"
+        ))
+    })?;
+    if let Some(declared) = declaration.and_then(|declaration| declaration.datatype)
+        && declared != datatype
+    {
+        return Err(InferError::invalid(format!(
+            "{side} `{name}`: model.yaml says {declared}, the graph declares {datatype}"
+        )));
+    }
+    let mut shape = shape.to_vec();
+    if let Some(declared) = declaration.and_then(|declaration| declaration.shape.as_ref()) {
+        let fits = declared.len() == shape.len()
+            && declared
+                .iter()
+                .zip(&shape)
+                .all(|(&declared, &actual)| actual < 0 || declared == actual);
+        if !fits {
+            return Err(InferError::invalid(format!(
+                "{side} `{name}`: model.yaml says {declared:?}, the graph declares {shape:?}"
+            )));
+        }
+        shape.clone_from(declared);
+    }
+    let batch_axis = match declaration.and_then(|declaration| declaration.batch_axis) {
+        Some(axis) if axis < 0 => None,
+        Some(axis) => Some(
+            usize::try_from(axis)
+                .ok()
+                .filter(|&axis| axis < shape.len())
+                .ok_or_else(|| {
+                    InferError::invalid(format!(
+                        "{side} `{name}`: `batch_axis` is {axis}, its shape is {shape:?}"
+                    ))
+                })?,
+        ),
+        None => (shape.first() == Some(&-1)).then_some(0),
+    };
+    Ok(TensorSpec {
+        name: name.to_owned(),
+        datatype,
+        shape,
+        batch_axis,
+    })
+}
+
+const fn datatype(ty: TensorElementType) -> Option<DataType> {
+    Some(match ty {
+        TensorElementType::Bool => DataType::Bool,
+        TensorElementType::Uint8 => DataType::Uint8,
+        TensorElementType::Uint16 => DataType::Uint16,
+        TensorElementType::Uint32 => DataType::Uint32,
+        TensorElementType::Uint64 => DataType::Uint64,
+        TensorElementType::Int8 => DataType::Int8,
+        TensorElementType::Int16 => DataType::Int16,
+        TensorElementType::Int32 => DataType::Int32,
+        TensorElementType::Int64 => DataType::Int64,
+        TensorElementType::Float16 => DataType::Fp16,
+        TensorElementType::Bfloat16 => DataType::Bf16,
+        TensorElementType::Float32 => DataType::Fp32,
+        TensorElementType::Float64 => DataType::Fp64,
+        TensorElementType::String => DataType::Bytes,
+        _ => return None,
+    })
+}
+
+// === running ===
+
+impl Engine for OrtEngine {
+    fn inputs(&self) -> &[TensorSpec] {
+        &self.inputs
+    }
+
+    fn outputs(&self) -> &[TensorSpec] {
+        &self.outputs
+    }
+
+    fn run(&mut self, inputs: &[Tensor]) -> Result<Vec<Tensor>, InferError> {
+        let values = inputs
+            .iter()
+            .map(input_value)
+            .collect::<Result<Vec<_>, _>>()?;
+        let outputs = self
+            .session
+            .run(&values[..])
+            .map_err(|error| run_error(&error))?;
+        outputs
+            .into_iter()
+            .map(|(name, value)| output_tensor(name, value))
+            .collect()
+    }
+}
+
+/// Maps an element type to the Rust type that has its bits, and calls a generic function with it.
+macro_rules! with_element {
+    ($datatype:expr, $function:ident($($argument:expr),*), $bytes:expr) => {
+        match $datatype {
+            DataType::Bool => $function::<bool>($($argument),*),
+            DataType::Uint8 => $function::<u8>($($argument),*),
+            DataType::Uint16 => $function::<u16>($($argument),*),
+            DataType::Uint32 => $function::<u32>($($argument),*),
+            DataType::Uint64 => $function::<u64>($($argument),*),
+            DataType::Int8 => $function::<i8>($($argument),*),
+            DataType::Int16 => $function::<i16>($($argument),*),
+            DataType::Int32 => $function::<i32>($($argument),*),
+            DataType::Int64 => $function::<i64>($($argument),*),
+            DataType::Fp16 => $function::<half::f16>($($argument),*),
+            DataType::Bf16 => $function::<half::bf16>($($argument),*),
+            DataType::Fp32 => $function::<f32>($($argument),*),
+            DataType::Fp64 => $function::<f64>($($argument),*),
+            DataType::Bytes => $bytes,
+        }
+    };
+}
+
+fn input_value(tensor: &Tensor) -> Result<SessionInputValue<'_>, InferError> {
+    with_element!(tensor.datatype, numbers(tensor), strings(tensor))
+}
+
+/// Views the bytes where they are; copies them where they are not aligned for their element.
+fn numbers<T>(tensor: &Tensor) -> Result<SessionInputValue<'_>, InferError>
+where
+    T: PrimitiveTensorElementType + CheckedBitPattern + NoUninit + std::fmt::Debug + 'static,
+{
+    let refused = |error: &dyn std::fmt::Display| {
+        InferError::invalid(format!(
+            "input `{}`: not {} elements: {error}",
+            tensor.name, tensor.datatype
+        ))
+    };
+    let is_aligned = tensor.data.as_ptr().align_offset(align_of::<T>()) == 0;
+    if is_aligned {
+        let elements = bytemuck::checked::try_cast_slice::<u8, T>(&tensor.data)
+            .map_err(|error| refused(&error))?;
+        let view = TensorRef::from_array_view((tensor.shape.as_slice(), elements))
+            .map_err(|error| refused(&error))?;
+        return Ok(view.into());
+    }
+    let mut aligned = AlignedBytes::zeroed(tensor.data.len());
+    aligned.as_mut_slice().copy_from_slice(&tensor.data);
+    let elements = bytemuck::checked::try_cast_slice::<u8, T>(aligned.as_ref())
+        .map_err(|error| refused(&error))?;
+    let owned = OrtTensor::<T>::from_array((
+        tensor.shape.as_slice(),
+        elements.to_vec().into_boxed_slice(),
+    ))
+    .map_err(|error| refused(&error))?;
+    Ok(owned.into_dyn().into())
+}
+
+fn strings(tensor: &Tensor) -> Result<SessionInputValue<'_>, InferError> {
+    let texts = tensor
+        .bytes_elements()
+        .map(|element| String::from_utf8(element.into()))
+        .collect::<Result<Vec<_>, _>>()
+        .map_err(|error| {
+            InferError::invalid(format!("input `{}`: not UTF-8: {error}", tensor.name))
+        })?;
+    let value = OrtTensor::from_string_array((tensor.shape.as_slice(), texts.as_slice()))
+        .map_err(|error| InferError::invalid(format!("input `{}`: {error}", tensor.name)))?;
+    Ok(value.into_dyn().into())
+}
+
+fn output_tensor(name: &str, value: DynValue) -> Result<Tensor, InferError> {
+    let unexpected = || {
+        InferError::internal(format!(
+            "output `{name}` is not the tensor that the graph declares"
+        ))
+    };
+    let (datatype, shape) = match value.dtype() {
+        ValueType::Tensor { ty, shape, .. } => {
+            (datatype(*ty).ok_or_else(unexpected)?, shape.to_vec())
+        }
+        _ => return Err(unexpected()),
+    };
+    let data = with_element!(datatype, output_numbers(value), output_strings(&value)).map_err(
+        |error: ort::Error| InferError::internal(format!("output `{name}` can't be read: {error}")),
+    )?;
+    Ok(Tensor {
+        name: name.to_owned(),
+        datatype,
+        shape,
+        data,
+    })
+}
+
+/// The runtime's own buffer, shared without a copy and freed with the last reference.
+fn output_numbers<T>(value: DynValue) -> Result<Bytes, ort::Error>
+where
+    T: PrimitiveTensorElementType + NoUninit + std::fmt::Debug + 'static,
+{
+    struct Owner<T: PrimitiveTensorElementType + std::fmt::Debug>(OrtTensor<T>);
+    impl<T: PrimitiveTensorElementType + NoUninit + std::fmt::Debug> AsRef<[u8]> for Owner<T> {
+        fn as_ref(&self) -> &[u8] {
+            bytemuck::cast_slice(self.0.extract_tensor().1)
+        }
+    }
+    let tensor = value.downcast::<ort::value::TensorValueType<T>>()?;
+    Ok(Bytes::from_owner(Owner(tensor)))
+}
+
+fn output_strings(value: &DynValue) -> Result<Bytes, ort::Error> {
+    let (_, texts) = value.try_extract_strings()?;
+    let mut bytes = Vec::with_capacity(texts.iter().map(|text| text.len() + 4).sum());
+    for text in texts {
+        let length = u32::try_from(text.len())
+            .map_err(|_| ort::Error::new("a string is longer than 4 GiB"))?;
+        bytes.extend_from_slice(&length.to_le_bytes());
+        bytes.extend_from_slice(text.as_bytes());
+    }
+    Ok(bytes.into())
+}
+
+/// What the runtime blames on its inputs is the caller's; the rest is ours.
+fn run_error(error: &ort::Error) -> InferError {
+    let code = match error.code() {
+        ort::ErrorCode::InvalidArgument => Code::InvalidArgument,
+        _ => Code::Internal,
+    };
+    InferError::new(code, format!("the model failed: {}", first_line(error)))
+}

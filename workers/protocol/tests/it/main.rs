@@ -1,0 +1,3 @@
+//! Tests of the contract as a whole.
+
+mod generated;

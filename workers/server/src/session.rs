@@ -1,0 +1,318 @@
+//! One stream of requests: entries arrive, are staged, wait to be named, and are answered.
+//!
+//! The session is the only owner of an entry until it is named; then the entry goes to an instance
+//! together with its [`Reply`]. Nothing here blocks: decoding is on the blocking pool, running on
+//! the instances' threads.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Instant;
+
+use bytes::BytesMut;
+use futures_util::StreamExt as _;
+use futures_util::stream::FuturesUnordered;
+use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
+use tonic::Streaming;
+use workers_protocol::oip::ModelInferRequest;
+use workers_protocol::wire::{Command, Entry, Event, Part};
+use workers_protocol::{Code, InferError};
+
+use crate::instance::{Batch, BatchEntry};
+use crate::model::{Model, Staged};
+use crate::reply::Reply;
+
+/// Events on their way out; when it is full the session waits for the gateway to read.
+pub(crate) const EVENTS: usize = 256;
+
+/// The state of one stream.
+pub(crate) struct Session {
+    model: Arc<Model>,
+    events: mpsc::Sender<Event>,
+    entries: HashMap<String, State>,
+    staging: FuturesUnordered<JoinHandle<StagingDone>>,
+    tickets: u64,
+}
+
+/// ```text
+/// Receiving → Staging → Waiting → (named: leaves the session)
+/// ```
+/// A forgotten entry leaves from anywhere; staging that is under way then ends unheard.
+enum State {
+    Receiving {
+        entry: Entry,
+        buffers: Vec<BytesMut>,
+        missing_bytes: u64,
+        deadline: Option<Instant>,
+    },
+    Staging {
+        ticket: u64,
+        runs_at_once: bool,
+        deadline: Option<Instant>,
+    },
+    Waiting(BatchEntry),
+}
+
+struct StagingDone {
+    id: String,
+    /// Tells this staging from an earlier one of the same id that was forgotten.
+    ticket: u64,
+    result: Result<Staged, InferError>,
+    is_reported: bool,
+}
+
+impl Session {
+    pub(crate) fn new(model: Arc<Model>, events: mpsc::Sender<Event>) -> Self {
+        Self {
+            model,
+            events,
+            entries: HashMap::new(),
+            staging: FuturesUnordered::new(),
+            tickets: 0,
+        }
+    }
+
+    /// Serves the stream until the other side closes it.
+    pub(crate) async fn serve(mut self, mut requests: Streaming<ModelInferRequest>) {
+        loop {
+            tokio::select! {
+                request = requests.message() => match request {
+                    Ok(Some(request)) => self.receive(request).await,
+                    // Closed, or broken, which is no different to us: what is held is dropped.
+                    Ok(None) | Err(_) => return,
+                },
+                Some(done) = self.staging.next(), if !self.staging.is_empty() => {
+                    // Staging catches its own panics; a join error is a runtime that shuts down.
+                    if let Ok(done) = done {
+                        self.staged(done).await;
+                    }
+                }
+            }
+        }
+    }
+
+    async fn receive(&mut self, request: ModelInferRequest) {
+        match Command::from_message(request) {
+            Ok(Command::Entry(entry)) => self.begin(entry).await,
+            Ok(Command::Part(part)) => self.receive_part(part).await,
+            Ok(Command::Run(ids)) => self.run(&ids).await,
+            Ok(Command::Forget(ids)) => ids.iter().for_each(|id| {
+                self.entries.remove(id);
+            }),
+            Err((id, error)) => self.answer(id, error).await,
+        }
+    }
+
+    async fn answer(&self, id: String, error: InferError) {
+        // A closed channel is a gateway that left; the session ends with its stream.
+        let _ = self
+            .events
+            .send(Event::Answer {
+                id,
+                result: Err(error),
+            })
+            .await;
+    }
+
+    async fn begin(&mut self, entry: Entry) {
+        let deadline = entry.timeout.map(|timeout| Instant::now() + timeout);
+        if self.entries.contains_key(&entry.id) {
+            let error = InferError::invalid(format!("id `{}` is in flight already", entry.id));
+            return self.answer(entry.id, error).await;
+        }
+        // A gateway keeps to its credits; whoever does not is refused before memory runs out.
+        let credits = self.model.credits();
+        if self.entries.len() >= 2 * credits.stage_entries as usize {
+            let error = InferError::new(
+                Code::Overloaded,
+                format!("{} entries are staged already", self.entries.len()),
+            );
+            return self.answer(entry.id, error).await;
+        }
+        match entry.parts_bytes {
+            Some(bytes) if bytes > credits.stage_bytes => {
+                let limit = credits.stage_bytes;
+                self.answer(
+                    entry.id,
+                    InferError::too_large(format!("{bytes} bytes, expected at most {limit}")),
+                )
+                .await;
+            }
+            Some(missing_bytes) => {
+                let buffers = entry.inputs.iter().map(|_| BytesMut::new()).collect();
+                let id = entry.id.clone();
+                self.entries.insert(
+                    id,
+                    State::Receiving {
+                        entry,
+                        buffers,
+                        missing_bytes,
+                        deadline,
+                    },
+                );
+            }
+            None => self.stage(entry, deadline).await,
+        }
+    }
+
+    async fn receive_part(&mut self, part: Part) {
+        // Parts of an entry that was forgotten or refused may still be on their way.
+        let Some(State::Receiving {
+            buffers,
+            missing_bytes,
+            ..
+        }) = self.entries.get_mut(&part.id)
+        else {
+            return;
+        };
+        let size = part.data.len() as u64;
+        let buffer = buffers
+            .get_mut(part.input_index)
+            .filter(|_| size <= *missing_bytes);
+        let Some(buffer) = buffer else {
+            self.entries.remove(&part.id);
+            let error = InferError::invalid("a part goes beyond what its entry announced");
+            return self.answer(part.id, error).await;
+        };
+        if buffer.is_empty() && !part.has_more {
+            // The only part of its input: it is the input.
+            *buffer = BytesMut::from(part.data);
+        } else {
+            if buffer.is_empty() {
+                buffer.reserve(usize::try_from(*missing_bytes).unwrap_or(0));
+            }
+            buffer.extend_from_slice(&part.data);
+        }
+        *missing_bytes -= size;
+        if part.has_more {
+            return;
+        }
+        if let Some(State::Receiving {
+            mut entry,
+            buffers,
+            deadline,
+            ..
+        }) = self.entries.remove(&part.id)
+        {
+            for (input, buffer) in entry.inputs.iter_mut().zip(buffers) {
+                input.data = buffer.freeze();
+            }
+            self.stage(entry, deadline).await;
+        }
+    }
+
+    /// Stages an entry whose bytes are all there: tensors that came in one message at once, the
+    /// rest on the blocking pool.
+    async fn stage(&mut self, entry: Entry, deadline: Option<Instant>) {
+        let model = Arc::clone(&self.model);
+        let (id, runs_at_once) = (entry.id.clone(), !entry.stage_only);
+        self.tickets += 1;
+        let ticket = self.tickets;
+        self.entries.insert(
+            id.clone(),
+            State::Staging {
+                ticket,
+                runs_at_once,
+                deadline,
+            },
+        );
+        if !model.stages_pictures() && entry.parts_bytes.is_none() {
+            let result = model.stage(entry.inputs, entry.options);
+            return self
+                .staged(StagingDone {
+                    id,
+                    ticket,
+                    result,
+                    is_reported: false,
+                })
+                .await;
+        }
+        self.staging.push(tokio::task::spawn_blocking(move || {
+            let result =
+                crate::instance::caught("staging", || model.stage(entry.inputs, entry.options));
+            StagingDone {
+                id,
+                ticket,
+                result,
+                is_reported: !runs_at_once,
+            }
+        }));
+    }
+
+    async fn staged(&mut self, done: StagingDone) {
+        let (runs_at_once, deadline) = match self.entries.get(&done.id) {
+            Some(&State::Staging {
+                ticket,
+                runs_at_once,
+                deadline,
+            }) if ticket == done.ticket => (runs_at_once, deadline),
+            // Forgotten meanwhile, and perhaps sent again.
+            _ => return,
+        };
+        self.entries.remove(&done.id);
+        let staged = match done.result {
+            Ok(staged) => staged,
+            Err(error) => return self.answer(done.id, error).await,
+        };
+        let bucket = staged.bucket();
+        let reply = Reply::new(done.id.clone(), self.events.clone());
+        let entry = BatchEntry {
+            staged,
+            reply,
+            deadline,
+        };
+        if runs_at_once {
+            return self.submit(vec![entry]).await;
+        }
+        self.entries.insert(done.id.clone(), State::Waiting(entry));
+        if done.is_reported {
+            // A closed channel is a gateway that left.
+            let _ = self
+                .events
+                .send(Event::Staged {
+                    id: done.id,
+                    bucket,
+                })
+                .await;
+        }
+    }
+
+    async fn run(&mut self, ids: &[String]) {
+        let mut batch = Vec::with_capacity(ids.len());
+        for id in ids {
+            match self.entries.remove(id) {
+                Some(State::Waiting(entry)) => batch.push(entry),
+                // Named before it was reported: a gateway does not do that.
+                Some(other) => {
+                    self.entries.insert(id.clone(), other);
+                }
+                // Answered or forgotten meanwhile.
+                None => {}
+            }
+        }
+        self.submit(batch).await;
+    }
+
+    /// Hands a batch to the instances. The slot that it was to take is free again at once where
+    /// nothing is left of it.
+    async fn submit(&self, entries: Vec<BatchEntry>) {
+        if entries.is_empty() {
+            let _ = self.events.send(Event::Free(1)).await;
+            return;
+        }
+        let batch = Batch {
+            entries,
+            events: self.events.clone(),
+        };
+        if let Err(batch) = self.model.submit(batch) {
+            for entry in batch.entries {
+                let error = InferError::new(
+                    Code::Overloaded,
+                    "more batches were named than there are slots",
+                );
+                entry.reply.send(Err(error)).await;
+            }
+            let _ = self.events.send(Event::Free(1)).await;
+        }
+    }
+}
