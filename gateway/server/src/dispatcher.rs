@@ -5,7 +5,7 @@
 //! for a replica is pushed to its outbox under the mutex, so that a `Forget` never overtakes the
 //! `Stage` it means; everything else is done after unlocking.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -144,6 +144,14 @@ impl Dispatcher {
         revision: impl FnOnce(RevisionId) -> Arc<Revision>,
     ) -> Arc<Revision> {
         let mut state = self.lock();
+        let present: HashSet<RevisionId> = state
+            .scheduler
+            .snapshot()
+            .revisions
+            .iter()
+            .map(|revision| revision.id)
+            .collect();
+        state.revisions.retain(|id, _| present.contains(id));
         let id = state.scheduler.add_revision(limits);
         let revision = revision(id);
         state.revisions.insert(id, Arc::clone(&revision));

@@ -97,7 +97,8 @@ async fn observe(State(front): State<Arc<Front>>, request: Request, next: Next) 
     let mut response = next.run(request).await;
     let status = response.status();
     let error = response.extensions_mut().remove::<Arc<InferError>>();
-    if status.is_server_error() {
+    // What is refused or late is counted; an error is for people to look at.
+    if status == StatusCode::INTERNAL_SERVER_ERROR {
         tracing::error!(%method, route, status = status.as_u16(), error = error.map(|error| error.to_string()), "failed");
     } else if let Some(error) = error {
         tracing::debug!(%method, route, status = status.as_u16(), %error, "refused");

@@ -6,11 +6,13 @@
 
 mod data;
 
+use std::fmt;
+use std::marker::PhantomData;
 use std::time::Duration;
 
 use bytes::{BufMut as _, Bytes, BytesMut};
 use model_store::DataType;
-use serde::de::Error as _;
+use serde::de::{Error as _, SeqAccess, Visitor};
 use serde::ser::SerializeMap as _;
 use serde::{Deserialize, Serialize, Serializer};
 use serde_json::value::RawValue;
@@ -56,8 +58,8 @@ struct RequestJson<'a> {
     #[serde(default)]
     parameters: RequestParameters,
     #[serde(borrow)]
-    inputs: Vec<InputJson<'a>>,
-    outputs: Option<Vec<OutputJson>>,
+    inputs: AtMost<InputJson<'a>, 256>,
+    outputs: Option<AtMost<OutputJson, 256>>,
 }
 
 #[derive(Deserialize, Default)]
@@ -70,7 +72,7 @@ struct RequestParameters {
 #[derive(Deserialize)]
 struct InputJson<'a> {
     name: String,
-    shape: Vec<i64>,
+    shape: AtMost<i64, 32>,
     #[serde(deserialize_with = "datatype")]
     datatype: DataType,
     #[serde(default)]
@@ -96,6 +98,34 @@ struct OutputParameters {
     binary_data: Option<bool>,
 }
 
+/// A list whose length is bounded while it is read: a body is not to grow into many times its size.
+struct AtMost<T, const N: usize>(Vec<T>);
+
+impl<'de, T: Deserialize<'de>, const N: usize> Deserialize<'de> for AtMost<T, N> {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct List<T, const N: usize>(PhantomData<T>);
+        impl<'de, T: Deserialize<'de>, const N: usize> Visitor<'de> for List<T, N> {
+            type Value = AtMost<T, N>;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                write!(f, "a list of at most {N}")
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<AtMost<T, N>, A::Error> {
+                let mut list = Vec::new();
+                while let Some(element) = seq.next_element()? {
+                    if list.len() == N {
+                        return Err(A::Error::invalid_length(N + 1, &self));
+                    }
+                    list.push(element);
+                }
+                Ok(AtMost(list))
+            }
+        }
+        deserializer.deserialize_seq(List(PhantomData))
+    }
+}
+
 fn datatype<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<DataType, D::Error> {
     let name = std::borrow::Cow::<'de, str>::deserialize(deserializer)?;
     name.parse()
@@ -107,11 +137,16 @@ fn datatype<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<DataTyp
 impl InferRequest {
     /// Parses a body; `json_bytes` is the value of `Inference-Header-Content-Length`.
     ///
-    /// Binary tensors share the body's memory.
+    /// Binary tensors share the body's memory; for those of JSON `reserve` is asked for room, in
+    /// bytes, before it is taken.
     ///
     /// # Errors
-    /// `InvalidArgument` naming the field.
-    pub fn parse(body: &Bytes, json_bytes: Option<usize>) -> Result<Self, InferError> {
+    /// `InvalidArgument` naming the field; what `reserve` says.
+    pub fn parse(
+        body: &Bytes,
+        json_bytes: Option<usize>,
+        mut reserve: impl FnMut(u64) -> Result<(), InferError>,
+    ) -> Result<Self, InferError> {
         let json_bytes = json_bytes.unwrap_or(body.len());
         let json = body.get(..json_bytes).ok_or_else(|| {
             InferError::invalid(format!(
@@ -126,8 +161,9 @@ impl InferRequest {
         let mut binary = body.slice(json_bytes..);
         let inputs = request
             .inputs
+            .0
             .into_iter()
-            .map(|input| input.into_tensor(&mut binary))
+            .map(|input| input.into_tensor(&mut binary, &mut reserve))
             .collect::<Result<_, _>>()?;
         if !binary.is_empty() {
             return Err(InferError::invalid(format!(
@@ -137,6 +173,7 @@ impl InferRequest {
         }
         let outputs = request.outputs.map(|outputs| {
             outputs
+                .0
                 .into_iter()
                 .map(|output| RequestedOutput {
                     name: output.name,
@@ -159,11 +196,15 @@ impl InferRequest {
 }
 
 impl InputJson<'_> {
-    fn into_tensor(self, binary: &mut Bytes) -> Result<Tensor, InferError> {
+    fn into_tensor(
+        self,
+        binary: &mut Bytes,
+        reserve: &mut impl FnMut(u64) -> Result<(), InferError>,
+    ) -> Result<Tensor, InferError> {
         let mut tensor = Tensor {
             name: self.name,
             datatype: self.datatype,
-            shape: self.shape,
+            shape: self.shape.0,
             data: Bytes::new(),
         };
         let elements = tensor.elements()?;
@@ -189,6 +230,7 @@ impl InputJson<'_> {
             }
             (Some(size), None) => binary.split_to(size),
             (None, Some(json)) => {
+                reserve(data::parsed_bytes(json, tensor.datatype, elements) as u64)?;
                 data::parse(json, tensor.datatype, elements).map_err(|error| {
                     InferError::invalid(format!("input `{}`: {error}", tensor.name))
                 })?

@@ -39,7 +39,13 @@ pub struct Connection(SendRequest<Body>);
 /// When the socket closes during the handshake.
 pub async fn connect<IO>(
     io: IO,
-) -> Result<(GrpcInferenceServiceClient<Connection>, impl Future<Output = hyper::Result<()>>), hyper::Error>
+) -> Result<
+    (
+        GrpcInferenceServiceClient<Connection>,
+        impl Future<Output = hyper::Result<()>>,
+    ),
+    hyper::Error,
+>
 where
     IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
@@ -63,7 +69,10 @@ where
 pub async fn serve<IO, S>(io: IO, service: S) -> Result<(), hyper::Error>
 where
     IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-    S: Service<Request<Incoming>, Response = Response<Body>, Error = Infallible> + Clone + Send + 'static,
+    S: Service<Request<Incoming>, Response = Response<Body>, Error = Infallible>
+        + Clone
+        + Send
+        + 'static,
     S::Future: Send + 'static,
 {
     hyper::server::conn::http2::Builder::new(TokioExecutor::new())
@@ -87,7 +96,12 @@ impl Service<Request<Body>> for Connection {
     fn call(&mut self, mut request: Request<Body>) -> Self::Future {
         // HTTP/2 wants an absolute URI; on an inherited socket any authority will do.
         let path = request.uri().path().to_owned();
-        if let Ok(uri) = http::Uri::builder().scheme("http").authority("worker").path_and_query(path).build() {
+        if let Ok(uri) = http::Uri::builder()
+            .scheme("http")
+            .authority("worker")
+            .path_and_query(path)
+            .build()
+        {
             *request.uri_mut() = uri;
         }
         Box::pin(self.0.send_request(request))

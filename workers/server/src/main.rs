@@ -10,7 +10,7 @@ mod reply;
 mod service;
 mod session;
 
-use std::io::Write as _;
+use std::io::{IsTerminal as _, Write as _};
 use std::os::fd::AsFd as _;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -94,6 +94,7 @@ fn main() -> ExitCode {
                     std::env::var("RUST_LOG").unwrap_or_else(|_| "info,ort=error".to_owned()),
                 ),
         )
+        .with_ansi(std::io::stderr().is_terminal())
         .with_writer(std::io::stderr)
         .init();
     match run(Cli::parse().verb) {
@@ -124,8 +125,20 @@ fn run(verb: Verb) -> anyhow::Result<()> {
                 .enable_all()
                 .max_blocking_threads(source.threads + 1)
                 .build()?;
-            runtime.block_on(serve(source, options.onnxruntime, debug_socket))
+            runtime.block_on(serve(source, options.onnxruntime, debug_socket))?;
+            end()
         }
+    }
+}
+
+/// Ends the process as it is: an instance may be in the middle of a run, and neither it nor a load
+/// that is under way is to be waited for. Exit handlers are skipped, because those of native
+/// libraries pull memory away from under threads that still run.
+fn end() -> ! {
+    // SAFETY: `_exit` takes no pointers, and does not return.
+    #[expect(unsafe_code, reason = "the standard library's exit runs exit handlers")]
+    unsafe {
+        libc::_exit(0)
     }
 }
 

@@ -232,6 +232,8 @@ pub(crate) async fn listen(path: &Path, service: Service) -> anyhow::Result<()> 
         Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists => return Err(error.into()),
         _ => {}
     }
+    // Left by a process that was killed; a name in use belongs to nobody else in this folder.
+    let _ = std::fs::remove_file(path);
     let listener = tokio::net::UnixListener::bind(path)
         .with_context(|| format!("{} can't be bound", path.display()))?;
     tracing::info!(socket = %path.display(), "debug socket, plain Open Inference Protocol");

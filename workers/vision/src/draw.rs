@@ -75,7 +75,11 @@ pub fn draw(picture: &mut Picture, marks: &[Mark]) {
     for mark in marks.iter().rev() {
         if let Some([x1, y1, ..]) = mark.rect {
             let (x, y) = (x1.max(0.0) as usize, y1.max(0.0) as usize);
-            let y = y.checked_sub(font.height()).unwrap_or(y + line);
+            let y = if y < font.height() {
+                y + line
+            } else {
+                y - font.height()
+            };
             draw_label(picture, [x, y], mark, font);
         }
     }
@@ -123,12 +127,10 @@ fn contrast([r, g, b]: [u8; 3]) -> [u8; 3] {
 }
 
 fn draw_box(picture: &mut Picture, rect: [f32; 4], line: usize, colour: [u8; 3]) {
+    let (width, height) = (picture.width() as usize, picture.height() as usize);
     // A cast saturates: what is outside of the picture, or no number, becomes its edge.
-    let [x1, y1, x2, y2] = rect.map(|side| side.round() as usize);
-    let (x2, y2) = (
-        x2.min(picture.width() as usize),
-        y2.min(picture.height() as usize),
-    );
+    let [x1, x2] = [rect[0], rect[2]].map(|x| width.min(x.round() as usize));
+    let [y1, y2] = [rect[1], rect[3]].map(|y| height.min(y.round() as usize));
     let (inner_left, inner_right) = (x1 + line, x2.saturating_sub(line));
     for row in y1..y2 {
         if row < y1 + line || row + line >= y2 || inner_left >= inner_right {

@@ -55,17 +55,17 @@ impl Front {
         let json_bytes = json_bytes(headers)?;
         let (body, mut reservation) = self.read(headers, body).await?;
 
-        let request = InferRequest::parse(&body, json_bytes)?;
+        let mut request = InferRequest::parse(&body, json_bytes, |bytes| reservation.grow(bytes))?;
         let timeout = request
             .timeout
             .map_or(timeout, |own: Duration| own.min(timeout));
-        let checked = CheckedInputs::check(&revision.model.spec, request.inputs.clone())?;
-        // Tensors from JSON lie beside the body they came from until it is answered.
+        let inputs = std::mem::take(&mut request.inputs);
+        let checked = CheckedInputs::check(&revision.model.spec, inputs)?;
         let bytes: usize = checked.inputs.iter().map(|input| input.data.len()).sum();
         if json_bytes.is_none() {
+            // The text is not needed any more; binary tensors share the body's memory.
             drop(body);
-            reservation.shrink_to(0);
-            reservation.grow(bytes as u64)?;
+            reservation.shrink_to(bytes as u64);
         }
         let cost = Cost {
             bytes: bytes as u64,

@@ -11,8 +11,16 @@ use serde_json::value::RawValue;
 
 use crate::Tensor;
 
-/// Most elements for which room is made ahead: what a shape claims is not believed before the data came.
-const MAX_RESERVED_ELEMENTS: usize = 1 << 16;
+/// Returns how many bytes [`parse`] may take for these elements.
+pub(super) fn parsed_bytes(json: &RawValue, datatype: DataType, elements: usize) -> usize {
+    let text = json.get().len();
+    match datatype.element_bytes() {
+        // Each element has a digit and a comma at least, so no more are believed than the text can hold.
+        Some(element_bytes) => elements.min(text / 2 + 1).saturating_mul(element_bytes),
+        // Each string has two quotes and a comma, and comes with a length of four bytes.
+        None => text.saturating_mul(2),
+    }
+}
 
 /// Parses an array of elements of a datatype; nesting is allowed and not compared with the shape.
 pub(super) fn parse(
@@ -25,14 +33,24 @@ pub(super) fn parse(
             "{datatype} has no JSON form, send it as binary data"
         )));
     }
-    let element_bytes = datatype.element_bytes().unwrap_or(8);
-    let mut bytes = Vec::with_capacity(elements.min(MAX_RESERVED_ELEMENTS) * element_bytes);
+    let mut bytes = Vec::with_capacity(match datatype {
+        DataType::Bytes => 0,
+        _ => parsed_bytes(json, datatype, elements),
+    });
+    let mut missing = elements;
     let mut deserializer = serde_json::Deserializer::from_str(json.get());
     Collect {
         datatype,
         bytes: &mut bytes,
+        missing: &mut missing,
     }
     .deserialize(&mut deserializer)?;
+    if missing > 0 {
+        return Err(serde_json::Error::custom(format!(
+            "expected {elements} elements, got {}",
+            elements - missing
+        )));
+    }
     Ok(bytes.into())
 }
 
@@ -40,9 +58,20 @@ pub(super) fn parse(
 struct Collect<'a> {
     datatype: DataType,
     bytes: &'a mut Vec<u8>,
+    /// Elements that are still to come.
+    missing: &'a mut usize,
 }
 
 impl Collect<'_> {
+    /// Counts an element, before it is stored.
+    fn count<E: Error>(&mut self) -> Result<(), E> {
+        *self.missing = self
+            .missing
+            .checked_sub(1)
+            .ok_or_else(|| E::custom("more elements than the shape has"))?;
+        Ok(())
+    }
+
     fn integer<N: TryInto<i128> + fmt::Display + Copy, E: Error>(self, number: N) -> Result<(), E> {
         let wide: i128 = number.try_into().unwrap_or(i128::MAX);
         let out_of_range =
@@ -92,18 +121,24 @@ impl<'de> Visitor<'de> for Collect<'_> {
     }
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<(), A::Error> {
-        let Collect { datatype, bytes } = self;
+        let Collect {
+            datatype,
+            bytes,
+            missing,
+        } = self;
         while seq
             .next_element_seed(Collect {
                 datatype,
                 bytes: &mut *bytes,
+                missing: &mut *missing,
             })?
             .is_some()
         {}
         Ok(())
     }
 
-    fn visit_bool<E: Error>(self, value: bool) -> Result<(), E> {
+    fn visit_bool<E: Error>(mut self, value: bool) -> Result<(), E> {
+        self.count()?;
         if self.datatype == DataType::Bool {
             self.bytes.push(u8::from(value));
             Ok(())
@@ -115,15 +150,18 @@ impl<'de> Visitor<'de> for Collect<'_> {
         }
     }
 
-    fn visit_u64<E: Error>(self, number: u64) -> Result<(), E> {
+    fn visit_u64<E: Error>(mut self, number: u64) -> Result<(), E> {
+        self.count()?;
         self.integer(number)
     }
 
-    fn visit_i64<E: Error>(self, number: i64) -> Result<(), E> {
+    fn visit_i64<E: Error>(mut self, number: i64) -> Result<(), E> {
+        self.count()?;
         self.integer(number)
     }
 
-    fn visit_f64<E: Error>(self, number: f64) -> Result<(), E> {
+    fn visit_f64<E: Error>(mut self, number: f64) -> Result<(), E> {
+        self.count()?;
         match self.datatype {
             DataType::Fp32 => self.bytes.extend_from_slice(&(number as f32).to_le_bytes()),
             DataType::Fp64 => self.bytes.extend_from_slice(&number.to_le_bytes()),
@@ -137,7 +175,8 @@ impl<'de> Visitor<'de> for Collect<'_> {
         Ok(())
     }
 
-    fn visit_str<E: Error>(self, text: &str) -> Result<(), E> {
+    fn visit_str<E: Error>(mut self, text: &str) -> Result<(), E> {
+        self.count()?;
         if self.datatype != DataType::Bytes {
             return Err(E::custom(format!(
                 "expected {} elements, got a string",

@@ -3,7 +3,7 @@ use proptest::prelude::*;
 use super::*;
 
 fn parse(json: &str) -> Result<InferRequest, InferError> {
-    InferRequest::parse(&Bytes::copy_from_slice(json.as_bytes()), None)
+    InferRequest::parse(&Bytes::copy_from_slice(json.as_bytes()), None, |_| Ok(()))
 }
 
 fn refusal(json: &str) -> String {
@@ -38,7 +38,7 @@ fn binary_tensors_are_taken_in_the_order_of_the_inputs() {
     let mut body = json.as_bytes().to_vec();
     body.extend(fp32(&[0.5]));
     body.extend([1, 2]);
-    let request = InferRequest::parse(&body.into(), Some(json.len())).unwrap();
+    let request = InferRequest::parse(&body.into(), Some(json.len()), |_| Ok(())).unwrap();
     assert_eq!(request.inputs[0].data, fp32(&[0.5]));
     assert_eq!(&request.inputs[1].data[..], [7]);
     assert_eq!(&request.inputs[2].data[..], [1, 2]);
@@ -60,7 +60,7 @@ fn refusals_name_the_field() {
         ),
         (
             r#"{"inputs":[{"name":"x","shape":[2],"datatype":"UINT8","data":[1]}]}"#,
-            "is 2 bytes, got 1",
+            "expected 2 elements, got 1",
         ),
         (
             r#"{"inputs":[{"name":"x","shape":[1],"datatype":"UINT8","data":[256]}]}"#,
@@ -93,8 +93,42 @@ fn refusals_name_the_field() {
 }
 
 #[test]
+fn room_is_asked_for_before_it_is_taken_and_no_element_beyond_the_shape_is_read() {
+    let json = r#"{"inputs":[{"name":"x","shape":[2],"datatype":"FP64","data":[1,2,3]}]}"#;
+    let body = Bytes::from_static(json.as_bytes());
+    let mut asked = 0;
+    let error = InferRequest::parse(&body, None, |bytes| {
+        asked += bytes;
+        Ok(())
+    });
+    assert!(
+        error
+            .unwrap_err()
+            .message
+            .contains("more elements than the shape has")
+    );
+    assert_eq!(asked, 16);
+    let full = InferError::new(crate::Code::Overloaded, "no room");
+    assert_eq!(
+        InferRequest::parse(&body, None, |_| Err(full.clone())),
+        Err(full)
+    );
+}
+
+#[test]
+fn lists_are_bounded_while_they_are_read() {
+    let shape = vec!["1"; 33].join(",");
+    let json =
+        format!(r#"{{"inputs":[{{"name":"x","shape":[{shape}],"datatype":"INT8","data":[1]}}]}}"#);
+    assert!(refusal(&json).contains("a list of at most 32"));
+    let inputs = vec![r#"{"name":"x","shape":[1],"datatype":"INT8","data":[1]}"#; 257].join(",");
+    assert!(refusal(&format!(r#"{{"inputs":[{inputs}]}}"#)).contains("a list of at most 256"));
+}
+
+#[test]
 fn a_header_length_beyond_the_body_is_refused() {
-    let error = InferRequest::parse(&Bytes::from_static(b"{}"), Some(99_999)).unwrap_err();
+    let error =
+        InferRequest::parse(&Bytes::from_static(b"{}"), Some(99_999), |_| Ok(())).unwrap_err();
     assert_eq!(
         error.message,
         "inference header size should be in range (0, 2), got: 99999"
@@ -104,8 +138,10 @@ fn a_header_length_beyond_the_body_is_refused() {
 #[test]
 fn bytes_after_the_last_tensor_are_refused() {
     let json = r#"{"inputs":[]}"#;
-    let error =
-        InferRequest::parse(&Bytes::from(format!("{json}xx")), Some(json.len())).unwrap_err();
+    let error = InferRequest::parse(&Bytes::from(format!("{json}xx")), Some(json.len()), |_| {
+        Ok(())
+    })
+    .unwrap_err();
     assert!(error.message.starts_with("2 bytes follow"), "{error}");
 }
 
@@ -170,7 +206,7 @@ proptest! {
 
     #[test]
     fn any_body_is_parsed_without_panic(body in prop::collection::vec(any::<u8>(), 0..200), header in 0_usize..300) {
-        let _ = InferRequest::parse(&body.into(), Some(header));
+        let _ = InferRequest::parse(&body.into(), Some(header), |_| Ok(()));
     }
 
     #[test]

@@ -52,7 +52,9 @@ fn letters_stand_out_from_their_background() {
         let mut picture = grey(100, 80);
         draw(&mut picture, &[mark([0.0, 30.0, 90.0, 70.0], "W", class)]);
         let ink = contrast(colour(class));
-        let letters = picture.rgb().as_chunks().0.iter().filter(|&&one| one == ink).count();
+        // The edges of letters are blended with the background.
+        let is_ink = |one: &&[u8; 3]| (0..3).all(|channel| one[channel].abs_diff(ink[channel]) < 60);
+        let letters = picture.rgb().as_chunks().0.iter().filter(is_ink).count();
         assert!(letters > 10, "class {class}: {letters} pixels");
     }
 }
