@@ -115,7 +115,7 @@ define place
 @mv $(DEMO)/part/$* $(STORE)/$*/1
 endef
 
-$(STORE)/%/1/model.yaml: examples/demo/store/%/1/model.yaml
+$(STORE)/%/1/model.yaml: examples/models/%/model.yaml
 	$(place)
 
 $(STORE)/centerface/1/model.yaml: $(CENTERFACE)
