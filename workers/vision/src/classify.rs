@@ -43,7 +43,10 @@ impl Classifier {
     ) -> Result<Self, InferError> {
         // -1 is a free number of classes.
         let classes = |spec: &TensorSpec| {
-            let wide: Vec<i64> = row_shape(spec)?.into_iter().filter(|&side| side != 1).collect();
+            let wide: Vec<i64> = row_shape(spec)?
+                .into_iter()
+                .filter(|&side| side != 1)
+                .collect();
             match wide[..] {
                 [] => Some(1),
                 [classes] => Some(classes),
@@ -147,10 +150,16 @@ mod tests {
         Classifier::new(&declared, Vec::new(), &[output("logits", &[-1, classes])]).unwrap()
     }
 
-    fn classify(activation: Activation, values: &[f32], options: &PictureOptions) -> Vec<Classified> {
+    fn classify(
+        activation: Activation,
+        values: &[f32],
+        options: &PictureOptions,
+    ) -> Vec<Classified> {
         let classifier = classifier(activation, values.len() as i64);
         let selection = classifier.select(options).unwrap();
-        classifier.classify(&[row(&[values.len()], values)], &selection).unwrap()
+        classifier
+            .classify(&[row(&[values.len()], values)], &selection)
+            .unwrap()
     }
 
     #[test]
@@ -165,14 +174,21 @@ mod tests {
 
     #[test]
     fn huge_logits_do_not_overflow() {
-        let best = classify(Activation::Softmax, &[1e30, 0.0], &PictureOptions::default());
+        let best = classify(
+            Activation::Softmax,
+            &[1e30, 0.0],
+            &PictureOptions::default(),
+        );
         assert_eq!((best[0].class, best[0].score), (0, 1.0));
     }
 
     #[test]
     fn sigmoid_scores_classes_independently() {
         let best = classify(Activation::Sigmoid, &[0.0, 0.0], &PictureOptions::default());
-        assert_eq!(best.iter().map(|one| one.score).collect::<Vec<_>>(), [0.5, 0.5]);
+        assert_eq!(
+            best.iter().map(|one| one.score).collect::<Vec<_>>(),
+            [0.5, 0.5]
+        );
     }
 
     #[test]
@@ -212,14 +228,21 @@ mod tests {
         let declared = PictureOutput::default();
         let outputs = [output("y", &[-1, 3])];
         let error = Classifier::new(&declared, labels(&["a", "b"]), &outputs).unwrap_err();
-        assert_eq!(error.message, "`labels`: output `y` [-1, 3] has 3 classes, got 2 names");
+        assert_eq!(
+            error.message,
+            "`labels`: output `y` [-1, 3] has 3 classes, got 2 names"
+        );
     }
 
     #[test]
     fn an_output_of_another_length_is_an_error() {
         let classifier = classifier(Activation::None, 3);
         let selection = classifier.select(&PictureOptions::default()).unwrap();
-        assert!(classifier.classify(&[row(&[2], &[0.1, 0.2])], &selection).is_err());
+        assert!(
+            classifier
+                .classify(&[row(&[2], &[0.1, 0.2])], &selection)
+                .is_err()
+        );
         assert!(classifier.classify(&[], &selection).is_err());
     }
 

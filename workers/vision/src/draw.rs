@@ -111,7 +111,9 @@ pub fn encode(picture: &Picture, format: DrawFormat) -> Result<Vec<u8>, InferErr
                 .write_image(rgb, width, height, color)
         }
     }
-    .map_err(|error| InferError::internal(format!("the drawn picture can't be encoded: {error}")))?;
+    .map_err(|error| {
+        InferError::internal(format!("the drawn picture can't be encoded: {error}"))
+    })?;
     Ok(bytes)
 }
 
@@ -146,9 +148,17 @@ fn draw_box(picture: &mut Picture, rect: [f32; 4], line: usize, colour: [u8; 3])
 fn draw_label(picture: &mut Picture, [x, y]: [usize; 2], mark: &Mark, font: Font) {
     let (width, height) = (picture.width() as usize, picture.height() as usize);
     // Each character is wider than a pixel: of a longer text nothing more can be seen.
-    let glyphs = || mark.text.chars().take(width).filter_map(|char| font.glyph(char));
+    let glyphs = || {
+        mark.text
+            .chars()
+            .take(width)
+            .filter_map(|char| font.glyph(char))
+    };
     let margin = font.scale * 2;
-    let text_width = glyphs().map(|glyph| font.scale * glyph.width()).sum::<usize>() + 2 * margin;
+    let text_width = glyphs()
+        .map(|glyph| font.scale * glyph.width())
+        .sum::<usize>()
+        + 2 * margin;
     let left = x.min(width.saturating_sub(text_width));
     let top = y.min(height.saturating_sub(font.height()));
     let background = colour(mark.class);

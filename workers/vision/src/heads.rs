@@ -105,7 +105,12 @@ impl Detector {
             Head::Yolov5 => (yolov5::resolve(&graph), yolov5::EXPECTED, 0.25, 0.45),
             Head::Yolov8 => (yolov8::resolve(&graph), yolov8::EXPECTED, 0.25, 0.7),
             Head::Fastestdet => (fastestdet::resolve(&graph), fastestdet::EXPECTED, 0.6, 0.45),
-            Head::SsdDecoded => (ssd_decoded::resolve(&graph), ssd_decoded::EXPECTED, 0.5, 0.3),
+            Head::SsdDecoded => (
+                ssd_decoded::resolve(&graph),
+                ssd_decoded::EXPECTED,
+                0.5,
+                0.3,
+            ),
             Head::Centerface => (centerface::resolve(&graph), centerface::EXPECTED, 0.5, 0.3),
         };
         let Some((roles, classes)) = resolved else {
@@ -180,12 +185,15 @@ impl Detector {
             Head::SsdDecoded => row(0)
                 .zip(row(1))
                 .and_then(|(scores, boxes)| ssd_decoded::find(scores, boxes, &mut finder)),
-            Head::Centerface => (|| {
-                centerface::find([row(0)?, row(1)?, row(2)?, row(3)?], &mut finder)
-            })(),
+            Head::Centerface => {
+                (|| centerface::find([row(0)?, row(1)?, row(2)?, row(3)?], &mut finder))()
+            }
         };
         if read.is_none() {
-            let came: Vec<String> = outputs.iter().map(|row| format!("{:?}", row.shape)).collect();
+            let came: Vec<String> = outputs
+                .iter()
+                .map(|row| format!("{:?}", row.shape))
+                .collect();
             return Err(InferError::internal(format!(
                 "for an input of {} × {} and {} classes the model returned {}, declared are {}",
                 input_size[0],
@@ -243,14 +251,21 @@ fn has_area(&[x1, y1, x2, y2]: &[f32; 4]) -> bool {
 /// Returns x1, y1, x2, y2 of a box given by its centre and size.
 fn centred(x: f32, y: f32, width: f32, height: f32) -> [f32; 4] {
     let (half_width, half_height) = (width / 2.0, height / 2.0);
-    [x - half_width, y - half_height, x + half_width, y + half_height]
+    [
+        x - half_width,
+        y - half_height,
+        x + half_width,
+        y + half_height,
+    ]
 }
 
 /// Returns the greatest score and its index; of no numbers, the first and -∞.
 fn best(scores: impl Iterator<Item = f32>) -> (usize, f32) {
-    scores.enumerate().fold((0, f32::NEG_INFINITY), |best, (class, score)| {
-        if score > best.1 { (class, score) } else { best }
-    })
+    scores
+        .enumerate()
+        .fold((0, f32::NEG_INFINITY), |best, (class, score)| {
+            if score > best.1 { (class, score) } else { best }
+        })
 }
 
 // === the graph's outputs ===
@@ -269,7 +284,8 @@ impl Graph<'_> {
     /// Returns the first output whose row `read` accepts, and what it says.
     fn find<T>(&self, read: impl Fn(&[i64]) -> Option<T>) -> Option<(usize, T)> {
         let rows = self.rows.iter().enumerate();
-        rows.filter_map(|(index, row)| Some((index, read(row.as_ref()?)?))).next()
+        rows.filter_map(|(index, row)| Some((index, read(row.as_ref()?)?)))
+            .next()
     }
 
     /// Returns the first output whose name contains `word`.

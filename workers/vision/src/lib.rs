@@ -1,7 +1,7 @@
 //! Pictures in, meaning out.
 //!
 //! Owns everything between the bytes of a picture and an input tensor, and between output tensors
-//! and predictions: [`decode`], [`Preprocessor`], [`Detector`], [`Classifier`], [`draw`].
+//! and predictions: [`decode()`], [`Preprocessor`], [`Detector`], [`Classifier`], [`draw()`].
 //! The worker calls it on whichever thread it likes; it has no thread, clock or socket of its own,
 //! and knows no engine.
 //! Every input is hostile: sizes are checked before memory is taken, and a model's output is

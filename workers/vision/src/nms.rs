@@ -65,7 +65,11 @@ mod tests {
         let one = (0_u32..3, 0_u8..=100, side(), side(), 1_u8..20, 1_u8..20).prop_map(
             |(class, score, x, y, width, height)| {
                 let [x, y, width, height] = [x, y, width, height].map(f32::from);
-                candidate(class, f32::from(score) / 100.0, [x, y, x + width, y + height])
+                candidate(
+                    class,
+                    f32::from(score) / 100.0,
+                    [x, y, x + width, y + height],
+                )
             },
         );
         vec(one, 0..60)

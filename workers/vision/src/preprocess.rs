@@ -9,13 +9,14 @@
 #[cfg(test)]
 mod tests;
 
-use fast_image_resize::images::{Image, ImageRef};
-use fast_image_resize::{FilterType, PixelType, ResizeAlg, ResizeOptions, Resizer};
+use fast_image_resize::images::{TypedImage, TypedImageRef};
+use fast_image_resize::pixels::U8x3;
+use fast_image_resize::{FilterType, ResizeAlg, ResizeOptions, Resizer};
 use model_store::{Anchor, ColorOrder, DataType, Layout, PictureInput, Resize, TensorSpec};
 use workers_protocol::InferError;
 
-use crate::decode::{Decoded, Limits, decode, decode_to_fit};
 use crate::Picture;
+use crate::decode::{Decoded, Limits, decode, decode_to_fit};
 
 /// Pixels on a side of an input at most: a tensor of 8192 × 8192 has 800 MB.
 const MAX_SIDE: u32 = 8192;
@@ -101,7 +102,8 @@ impl Preprocessor {
     pub fn new(input: &PictureInput, spec: &TensorSpec) -> Result<Self, InferError> {
         let shape = Shape::new(input, spec)?;
         let usable = |&value: &f32| value.is_finite();
-        if !input.mean.iter().all(usable) || !input.std.iter().all(|&std| usable(&std) && std != 0.0)
+        if !input.mean.iter().all(usable)
+            || !input.std.iter().all(|&std| usable(&std) && std != 0.0)
         {
             return Err(InferError::invalid(format!(
                 "`mean` and `std`: expected finite numbers, `std` not 0, got {:?} and {:?}",
@@ -129,7 +131,7 @@ impl Preprocessor {
     /// Decodes a picture and makes its tensor.
     ///
     /// # Errors
-    /// As [`decode`].
+    /// As [`decode()`].
     pub fn prepare(
         &self,
         bytes: &[u8],
@@ -218,7 +220,10 @@ impl Preprocessor {
         let [body_width, body_height] = plan.body.map(|side| side as usize);
         let right = width - left - body_width;
         let bottom = height - top - body_height;
-        let rows = || body.chunks_exact(3 * body_width).map(|row| row.as_chunks::<3>().0);
+        let rows = || {
+            body.chunks_exact(3 * body_width)
+                .map(|row| row.as_chunks::<3>().0)
+        };
         let border = [0, 1, 2].map(|channel| self.values[channel][usize::from(self.pad)]);
         // Extending by iterators of known length writes each element once: no zeros before, no
         // check of the capacity between.
@@ -277,22 +282,21 @@ fn resize<'s>(
         InferError::internal(format!("a picture can't be resized: {error}"))
     };
     let [left, top, region_width, region_height] = region;
-    let source = ImageRef::new(
-        picture.width(),
-        picture.height(),
-        picture.rgb(),
-        PixelType::U8x3,
-    )
-    .map_err(|error| failed(&error))?;
-    scratch.resized.resize(3 * width as usize * height as usize, 0);
-    let mut target = Image::from_slice_u8(width, height, &mut scratch.resized, PixelType::U8x3)
+    // Typed, or code for every pixel type of the library is generated here, a minute of it.
+    let source =
+        TypedImageRef::<U8x3>::from_buffer(picture.width(), picture.height(), picture.rgb())
+            .map_err(|error| failed(&error))?;
+    scratch
+        .resized
+        .resize(3 * width as usize * height as usize, 0);
+    let mut target = TypedImage::<U8x3>::from_buffer(width, height, &mut scratch.resized)
         .map_err(|error| failed(&error))?;
     let options = ResizeOptions::new()
         .resize_alg(ResizeAlg::Convolution(FilterType::Bilinear))
         .crop(left, top, region_width, region_height);
     scratch
         .resizer
-        .resize(&source, &mut target, &options)
+        .resize_typed(&source, &mut target, &options)
         .map_err(|error| failed(&error))?;
     Ok(&scratch.resized)
 }
@@ -340,10 +344,13 @@ impl Shape {
         }
         let side = |pixels: i64| {
             let pixels = u32::try_from(pixels).unwrap_or(0);
-            (1..=MAX_SIDE).contains(&pixels).then_some(pixels).ok_or_else(|| {
-                let limit = format!("a side has 1 to {MAX_SIDE} pixels, got {size:?}");
-                mismatch(spec, &limit)
-            })
+            (1..=MAX_SIDE)
+                .contains(&pixels)
+                .then_some(pixels)
+                .ok_or_else(|| {
+                    let limit = format!("a side has 1 to {MAX_SIDE} pixels, got {size:?}");
+                    mismatch(spec, &limit)
+                })
         };
         let size = [side(size[0])?, side(size[1])?];
         Ok(match input.resize {
@@ -453,7 +460,12 @@ impl Placement {
     /// Returns the part of the picture (x1, y1, x2, y2 in its pixels) that a rectangle of the
     /// tensor shows; where it reaches into the border it is cut.
     pub fn rect_to_picture(&self, [x1, y1, x2, y2]: [f32; 4]) -> [f32; 4] {
-        [self.map(x1, 0), self.map(y1, 1), self.map(x2, 0), self.map(y2, 1)]
+        [
+            self.map(x1, 0),
+            self.map(y1, 1),
+            self.map(x2, 0),
+            self.map(y2, 1),
+        ]
     }
 
     fn map(&self, at: f32, axis: usize) -> f32 {

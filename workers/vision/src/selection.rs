@@ -114,35 +114,41 @@ mod tests {
         top_k: 300,
     };
 
-    fn select(options: PictureOptions) -> Result<Selection, InferError> {
-        Selection::new(&options, DEFAULTS, &["cat".into(), "dog".into()])
+    fn select(options: &PictureOptions) -> Result<Selection, InferError> {
+        Selection::new(options, DEFAULTS, &["cat".into(), "dog".into()])
     }
 
     #[test]
     fn what_is_not_chosen_is_the_default() {
-        let selection = select(PictureOptions::default()).unwrap();
+        let selection = select(&PictureOptions::default()).unwrap();
         assert_eq!((selection.score, selection.iou), (0.3, 0.45));
         assert_eq!((selection.top_k, selection.classes), (300, None));
     }
 
     #[test]
     fn only_the_named_labels_are_wanted() {
-        let selection = select(PictureOptions {
+        let selection = select(&PictureOptions {
             labels: Some(vec!["dog".into()]),
             ..PictureOptions::default()
         })
         .unwrap();
-        assert_eq!([0, 1, 2].map(|class| selection.wants(class)), [false, true, false]);
+        assert_eq!(
+            [0, 1, 2].map(|class| selection.wants(class)),
+            [false, true, false]
+        );
     }
 
     #[test]
     fn an_unknown_label_is_refused_with_the_known_ones() {
-        let error = select(PictureOptions {
+        let error = select(&PictureOptions {
             labels: Some(vec!["horse".into()]),
             ..PictureOptions::default()
         })
         .unwrap_err();
-        assert_eq!(error.message, "`labels`: the model has no \"horse\", it has cat, dog");
+        assert_eq!(
+            error.message,
+            "`labels`: the model has no \"horse\", it has cat, dog"
+        );
     }
 
     #[test]
@@ -168,18 +174,18 @@ mod tests {
                 iou: Some(value),
                 ..PictureOptions::default()
             };
-            assert!(select(score).is_err() && select(iou).is_err(), "{value}");
+            assert!(select(&score).is_err() && select(&iou).is_err(), "{value}");
         }
         let none = PictureOptions {
             top_k: Some(0),
             ..PictureOptions::default()
         };
-        assert!(select(none).is_err());
+        assert!(select(&none).is_err());
     }
 
     #[test]
     fn the_number_of_predictions_is_bounded() {
-        let selection = select(PictureOptions {
+        let selection = select(&PictureOptions {
             top_k: Some(u32::MAX),
             ..PictureOptions::default()
         });

@@ -26,7 +26,7 @@ pub(crate) fn scene(width: u32, height: u32) -> Picture {
     let pixel = |x: u32, y: u32| {
         let (u, v) = (x as f32 / width as f32, y as f32 / height as f32);
         let disc = (u - 0.4).hypot(v - 0.5) < 0.3;
-        let stripes = (x / 3 + y / 5) % 2 == 0 && u > 0.6;
+        let stripes = (x / 3 + y / 5).is_multiple_of(2) && u > 0.6;
         let wave = 40.0 * (u * 40.0).sin() * (v * 25.0).cos();
         let [r, g, b] = match (disc, stripes) {
             (true, _) => [200.0, 60.0, 40.0 + 100.0 * v],
@@ -69,7 +69,11 @@ impl Jpeg {
     pub(crate) fn encode(self, picture: &Picture) -> Vec<u8> {
         let [width, height] = [picture.width(), picture.height()].map(|side| side as usize);
         // The blocks of a single component are not grouped, whatever its frame says.
-        let grouped = if self.sampling.len() == 1 { &[[1, 1]] } else { self.sampling };
+        let grouped = if self.sampling.len() == 1 {
+            &[[1, 1]]
+        } else {
+            self.sampling
+        };
         let most = [0, 1].map(|axis| grouped.iter().map(|blocks| blocks[axis]).max().unwrap());
         let mut bytes = vec![0xff, 0xd8];
         let mut segment = |marker: u8, data: &[u8]| {
@@ -100,7 +104,10 @@ impl Jpeg {
             counts[length - 1] = n as u8;
             counts
         };
-        segment(0xc4, &[&[0x00][..], &counts(4, sizes.len()), &sizes].concat());
+        segment(
+            0xc4,
+            &[&[0x00][..], &counts(4, sizes.len()), &sizes].concat(),
+        );
         segment(0xc4, &[&[0x10][..], &counts(8, runs.len()), &runs].concat());
         segment(0xdd, &(self.restart_interval as u16).to_be_bytes());
         segment(0xda, &scan);
@@ -109,9 +116,11 @@ impl Jpeg {
         let mut writer = BitWriter::default();
         let mut predictions = vec![0; self.sampling.len()];
         for mcu in 0..mcus[0] * mcus[1] {
-            if self.restart_interval > 0 && mcu > 0 && mcu % self.restart_interval == 0 {
+            if self.restart_interval > 0 && mcu > 0 && mcu.is_multiple_of(self.restart_interval) {
                 writer.flush();
-                writer.bytes.extend([0xff, 0xd0 + ((mcu / self.restart_interval - 1) % 8) as u8]);
+                writer
+                    .bytes
+                    .extend([0xff, 0xd0 + ((mcu / self.restart_interval - 1) % 8) as u8]);
                 predictions.fill(0);
             }
             let corner = [mcu % mcus[0], mcu / mcus[0]];
@@ -215,7 +224,11 @@ impl BitWriter {
 
     fn signed(&mut self, value: i32) {
         let size = i32::BITS - value.abs().leading_zeros();
-        let bits = if value < 0 { value + (1 << size) - 1 } else { value };
+        let bits = if value < 0 {
+            value + (1 << size) - 1
+        } else {
+            value
+        };
         self.write(bits as u32, size);
     }
 
@@ -226,7 +239,11 @@ impl BitWriter {
         self.write(size(difference), 4);
         self.signed(difference);
         let mut zeros = 0;
-        let code = |symbol: u32| ac_symbols().position(|one| u32::from(one) == symbol).unwrap();
+        let code = |symbol: u32| {
+            ac_symbols()
+                .position(|one| u32::from(one) == symbol)
+                .unwrap()
+        };
         for &coefficient in &coefficients[1..] {
             if coefficient == 0 {
                 zeros += 1;

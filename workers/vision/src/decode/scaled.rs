@@ -134,7 +134,9 @@ impl<'a> Scan<'a> {
                 if self.restart_interval > 0 {
                     if until_restart == 0 {
                         self.data.restart()?;
-                        self.components.iter_mut().for_each(|component| component.dc = 0);
+                        self.components
+                            .iter_mut()
+                            .for_each(|component| component.dc = 0);
                         until_restart = self.restart_interval;
                     }
                     until_restart -= 1;
@@ -203,7 +205,10 @@ fn read_huffman(
 ) -> Option<()> {
     while let Some((&head, rest)) = segment.split_first() {
         let counts: &[u8; 16] = rest.first_chunk()?;
-        let n_symbols = counts.iter().map(|&count| usize::from(count)).sum::<usize>();
+        let n_symbols = counts
+            .iter()
+            .map(|&count| usize::from(count))
+            .sum::<usize>();
         let symbols = rest.get(16..16 + n_symbols)?;
         let tables = match head >> 4 {
             0 => &mut *dc_tables,
@@ -229,17 +234,20 @@ fn read_frame(segment: &[u8], size: [u32; 2]) -> Option<Vec<Component>> {
     }
     let component = |&[id, sampling, quantization]: &[u8; 3]| {
         let blocks = [sampling >> 4, sampling & 15].map(usize::from);
-        blocks.iter().all(|count| (1..=2).contains(count)).then(|| Component {
-            id,
-            blocks,
-            pixels: [0; 2],
-            quantization: usize::from(quantization),
-            dc_table: None,
-            ac_table: None,
-            basis: Vec::new(),
-            strip: Vec::new(),
-            dc: 0,
-        })
+        blocks
+            .iter()
+            .all(|count| (1..=2).contains(count))
+            .then(|| Component {
+                id,
+                blocks,
+                pixels: [0; 2],
+                quantization: usize::from(quantization),
+                dc_table: None,
+                ac_table: None,
+                basis: Vec::new(),
+                strip: Vec::new(),
+                dc: 0,
+            })
     };
     components.iter().map(component).collect()
 }
@@ -299,8 +307,8 @@ impl Component {
         let [across, down] = self.pixels;
         for block_row in 0..self.blocks[1] {
             for block in 0..self.blocks[0] {
-                let corner = block_row * down * strip_width
-                    + (column * self.blocks[0] + block) * across;
+                let corner =
+                    block_row * down * strip_width + (column * self.blocks[0] + block) * across;
                 match across * down {
                     64 => self.decode_block::<64>(data, corner, strip_width)?,
                     32 => self.decode_block::<32>(data, corner, strip_width)?,
@@ -326,18 +334,13 @@ impl Component {
         let (dc_table, ac_table) = (self.dc_table.as_ref()?, self.ac_table.as_ref()?);
         let (basis, _) = self.basis.as_chunks::<AREA>();
         let basis: &[[f32; AREA]; 64] = basis.first_chunk()?;
-        let mut pixels = [0.0; AREA];
-        let mut add = |k: usize, coefficient: i32| {
-            for (pixel, part) in pixels.iter_mut().zip(&basis[k & 63]) {
-                *pixel += coefficient as f32 * part;
-            }
-        };
 
         // A copy stays in registers.
         let mut bits = *data;
         let (_, difference) = bits.coefficient(dc_table)?;
         self.dc = self.dc.wrapping_add(difference);
-        add(0, self.dc);
+        // The first picture of the basis is of one colour.
+        let mut pixels = [self.dc as f32 * basis[0][0]; AREA];
         let mut k = 1;
         while k < 64 {
             let (zeros, coefficient) = bits.coefficient(ac_table)?;
@@ -346,7 +349,9 @@ impl Component {
                 if k > 63 {
                     return None;
                 }
-                add(k, coefficient);
+                for (pixel, part) in pixels.iter_mut().zip(&basis[k]) {
+                    *pixel += coefficient as f32 * part;
+                }
             } else if zeros != 15 {
                 break;
             }

@@ -53,7 +53,8 @@ fn letters_stand_out_from_their_background() {
         draw(&mut picture, &[mark([0.0, 30.0, 90.0, 70.0], "W", class)]);
         let ink = contrast(colour(class));
         // The edges of letters are blended with the background.
-        let is_ink = |one: &&[u8; 3]| (0..3).all(|channel| one[channel].abs_diff(ink[channel]) < 60);
+        let is_ink =
+            |one: &&[u8; 3]| (0..3).all(|channel| one[channel].abs_diff(ink[channel]) < 60);
         let letters = picture.rgb().as_chunks().0.iter().filter(is_ink).count();
         assert!(letters > 10, "class {class}: {letters} pixels");
     }
@@ -95,7 +96,10 @@ fn the_first_mark_lies_on_top() {
 #[test]
 fn drawn_pictures_decode_again() {
     let mut picture = grey(120, 90);
-    draw(&mut picture, &[mark([10.0, 30.0, 90.0, 70.0], "person 0.87", 0)]);
+    draw(
+        &mut picture,
+        &[mark([10.0, 30.0, 90.0, 70.0], "person 0.87", 0)],
+    );
     let again = |format| {
         let bytes = encode(&picture, format).unwrap();
         decode(&bytes, &Limits::default()).unwrap().picture

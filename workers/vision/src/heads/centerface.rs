@@ -39,12 +39,16 @@ pub(super) fn find(
     let [columns, rows] = finder.size.map(|side| side / STRIDE);
     let n = rows * columns;
     let expected = [(heat, 1), (scale, 2), (offset, 2), (landmarks, 10)];
-    if n == 0 || expected.iter().any(|(row, channels)| row.shape != [*channels, rows, columns]) {
+    if n == 0
+        || expected
+            .iter()
+            .any(|(row, channels)| row.shape != [*channels, rows, columns])
+    {
         return None;
     }
     let stride = STRIDE as f32;
     for (cell, &score) in heat.data.iter().enumerate() {
-        if !(score >= finder.score) {
+        if score < finder.score {
             continue;
         }
         let at = |row: &OutputRow<'_>, channel: usize| row.data[channel * n + cell];

@@ -29,7 +29,9 @@ fn detector(head: Head, outputs: &[TensorSpec]) -> Detector {
 
 fn detect(detector: &Detector, rows: &[OutputRow<'_>], size: [usize; 2]) -> Vec<Detection> {
     let selection = detector.select(&PictureOptions::default()).unwrap();
-    detector.detect(rows, size, &placement(size), &selection).unwrap()
+    detector
+        .detect(rows, size, &placement(size), &selection)
+        .unwrap()
 }
 
 /// The one detection that is expected.
@@ -38,9 +40,17 @@ fn check(found: &[Detection], class: u32, score: f32, rect: [f32; 4]) {
         panic!("one box is expected, got {found:?}");
     };
     assert_eq!(one.class, class);
-    assert!((one.score - score).abs() < 1e-5, "{} instead of {score}", one.score);
+    assert!(
+        (one.score - score).abs() < 1e-5,
+        "{} instead of {score}",
+        one.score
+    );
     for (side, expected) in one.rect.iter().zip(rect) {
-        assert!((side - expected).abs() < 1e-3, "{:?} instead of {rect:?}", one.rect);
+        assert!(
+            (side - expected).abs() < 1e-3,
+            "{:?} instead of {rect:?}",
+            one.rect
+        );
     }
 }
 
@@ -97,17 +107,29 @@ fn fastestdet_weighs_objectness_and_class() {
     let score = 0.9_f32.powf(0.6) * 0.8_f32.powf(0.4);
     let (x, y) = ((2.0 + 0.5_f32.tanh()) * 16.0, (1.0 - 0.5_f32.tanh()) * 16.0);
     // Half of 64 × 32, clipped to it.
-    check(&found, 1, score, [x - 16.0, (y - 8.0).max(0.0), x + 16.0, y + 8.0]);
+    check(
+        &found,
+        1,
+        score,
+        [x - 16.0, (y - 8.0).max(0.0), x + 16.0, y + 8.0],
+    );
 }
 
 #[test]
 fn ssd_skips_the_background_and_scales_fractions() {
-    let outputs = [output("boxes", &[-1, -1, 4]), output("scores", &[-1, -1, 3])];
+    let outputs = [
+        output("boxes", &[-1, -1, 4]),
+        output("scores", &[-1, -1, 3]),
+    ];
     let detector = detector(Head::SsdDecoded, &outputs);
     assert_eq!(detector.labels(), ["0", "1"]);
     let boxes = [0.0, 0.0, 0.1, 0.1, 0.25, 0.5, 0.5, 0.75];
     let scores = [0.9, 0.05, 0.05, 0.3, 0.1, 0.6];
-    let found = detect(&detector, &[row(&[2, 4], &boxes), row(&[2, 3], &scores)], [64, 32]);
+    let found = detect(
+        &detector,
+        &[row(&[2, 4], &boxes), row(&[2, 3], &scores)],
+        [64, 32],
+    );
     check(&found, 1, 0.6, [16.0, 16.0, 32.0, 24.0]);
 }
 
@@ -142,7 +164,13 @@ fn centerface_reads_peaks_with_landmarks() {
     let found = detect(&detector, &rows, [64, 32]);
     // Centre ((5 - 0.25 + 0.5) · 4, (3 + 0.25 + 0.5) · 4) = (21, 15), size 8 × 16.
     check(&found, 0, 0.8, [17.0, 7.0, 25.0, 23.0]);
-    let expected = [[17.0, 11.0], [25.0, 11.0], [21.0, 15.0], [17.0, 19.0], [25.0, 23.0]];
+    let expected = [
+        [17.0, 11.0],
+        [25.0, 11.0],
+        [21.0, 15.0],
+        [17.0, 19.0],
+        [25.0, 23.0],
+    ];
     for (point, expected) in found[0].landmarks.unwrap().iter().zip(expected) {
         assert!((point[0] - expected[0]).abs() < 1e-3 && (point[1] - expected[1]).abs() < 1e-3);
     }
@@ -158,7 +186,10 @@ fn outputs_are_found_by_name_or_shape_in_any_order() {
     assert_eq!(detector_of(&[scores.clone(), boxes.clone()]), [0, 1]);
     assert_eq!(detector_of(&[boxes, scores]), [1, 0]);
     // Three classes and a background look like a box.
-    let named = [output("Boxes", &[-1, 100, 4]), output("Scores", &[-1, 100, 4])];
+    let named = [
+        output("Boxes", &[-1, 100, 4]),
+        output("Scores", &[-1, 100, 4]),
+    ];
     assert_eq!(detector_of(&named), [1, 0]);
 
     let [heat, scale, offset, landmarks] = centerface_outputs();
@@ -167,7 +198,10 @@ fn outputs_are_found_by_name_or_shape_in_any_order() {
     let free = ["a", "b", "c", "d"].map(|name| output(name, &[-1, -1, -1, -1]));
     assert_eq!(detector(Head::Centerface, &free).roles, [0, 1, 2, 3]);
 
-    let several = [output("p3", &[-1, 3, 80, 80, 7]), output("output", &[-1, 25200, 7])];
+    let several = [
+        output("p3", &[-1, 3, 80, 80, 7]),
+        output("output", &[-1, 25200, 7]),
+    ];
     assert_eq!(detector(Head::Yolov5, &several).roles, [1]);
 }
 
@@ -185,7 +219,10 @@ fn a_graph_without_the_heads_outputs_is_refused() {
         let error = Detector::new(head, &PictureOutput::default(), Vec::new(), &outputs);
         let error = error.unwrap_err();
         assert_eq!(error.code, Code::InvalidArgument);
-        assert!(error.message.ends_with("the graph has `logits` FP32 [-1]"), "{error}");
+        assert!(
+            error.message.ends_with("the graph has `logits` FP32 [-1]"),
+            "{error}"
+        );
     }
 }
 
@@ -193,9 +230,17 @@ fn a_graph_without_the_heads_outputs_is_refused() {
 fn labels_are_as_many_as_the_graph_has_classes() {
     let new = |names: &[&str], shape: &[i64]| {
         let outputs = [output("output", shape)];
-        Detector::new(Head::Yolox, &PictureOutput::default(), labels(names), &outputs)
+        Detector::new(
+            Head::Yolox,
+            &PictureOutput::default(),
+            labels(names),
+            &outputs,
+        )
     };
-    assert_eq!(new(&["cat", "dog"], &[-1, 9, 7]).unwrap().labels(), ["cat", "dog"]);
+    assert_eq!(
+        new(&["cat", "dog"], &[-1, 9, 7]).unwrap().labels(),
+        ["cat", "dog"]
+    );
     assert_eq!(new(&["cat"], &[-1, 9, -1]).unwrap().labels(), ["cat"]);
     assert_eq!(new(&[], &[-1, 9, 7]).unwrap().labels(), ["0", "1"]);
     assert_eq!(
@@ -219,8 +264,14 @@ fn the_manifest_replaces_the_heads_defaults() {
     };
     let outputs = [output("output", &[-1, 9, 7])];
     let new = |declared| Detector::new(Head::Yolox, declared, Vec::new(), &outputs);
-    let selection = new(&declared).unwrap().select(&PictureOptions::default()).unwrap();
-    assert_eq!((selection.score, selection.iou, selection.top_k), (0.1, 0.2, 3));
+    let selection = new(&declared)
+        .unwrap()
+        .select(&PictureOptions::default())
+        .unwrap();
+    assert_eq!(
+        (selection.score, selection.iou, selection.top_k),
+        (0.1, 0.2, 3)
+    );
     let wrong = PictureOutput {
         score: Some(30.0),
         ..PictureOutput::default()
@@ -247,18 +298,44 @@ fn overlapping_boxes_of_a_class_are_one_and_callers_choose() {
     let scores = |options: PictureOptions| {
         let selection = detector.select(&options).unwrap();
         let size = [64, 32];
-        let found = detector.detect(&rows, size, &placement(size), &selection).unwrap();
+        let found = detector
+            .detect(&rows, size, &placement(size), &selection)
+            .unwrap();
         found.iter().map(|one| one.score).collect::<Vec<_>>()
     };
     assert_eq!(scores(PictureOptions::default()), [0.9, 0.8, 0.4]);
     let score = Some(0.5);
-    assert_eq!(scores(PictureOptions { score, ..Default::default() }), [0.9, 0.8]);
+    assert_eq!(
+        scores(PictureOptions {
+            score,
+            ..Default::default()
+        }),
+        [0.9, 0.8]
+    );
     let iou = Some(0.9);
-    assert_eq!(scores(PictureOptions { iou, ..Default::default() }), [0.9, 0.8, 0.7, 0.4]);
+    assert_eq!(
+        scores(PictureOptions {
+            iou,
+            ..Default::default()
+        }),
+        [0.9, 0.8, 0.7, 0.4]
+    );
     let top_k = Some(1);
-    assert_eq!(scores(PictureOptions { top_k, ..Default::default() }), [0.9]);
+    assert_eq!(
+        scores(PictureOptions {
+            top_k,
+            ..Default::default()
+        }),
+        [0.9]
+    );
     let names = Some(labels(&["1"]));
-    assert_eq!(scores(PictureOptions { labels: names, ..Default::default() }), [0.8]);
+    assert_eq!(
+        scores(PictureOptions {
+            labels: names,
+            ..Default::default()
+        }),
+        [0.8]
+    );
 }
 
 #[test]
@@ -292,7 +369,9 @@ fn another_shape_than_declared_is_an_error_that_names_both() {
     let selection = detector.select(&PictureOptions::default()).unwrap();
     let size = [64, 32];
     let detect = |rows: &[OutputRow<'_>]| {
-        detector.detect(rows, size, &placement(size), &selection).unwrap_err()
+        detector
+            .detect(rows, size, &placement(size), &selection)
+            .unwrap_err()
     };
     let error = detect(&[row(&[41, 7], &[0.0; 41 * 7])]);
     assert_eq!(error.code, Code::Internal);

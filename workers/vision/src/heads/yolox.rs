@@ -23,7 +23,10 @@ pub(super) fn find(row: &OutputRow<'_>, finder: &mut Finder) -> Option<()> {
         return None;
     };
     let [width, height] = finder.size;
-    let n_cells: usize = STRIDES.iter().map(|stride| (width / stride) * (height / stride)).sum();
+    let n_cells: usize = STRIDES
+        .iter()
+        .map(|stride| (width / stride) * (height / stride))
+        .sum();
     if axis != 5 + finder.n_classes || n_rows != n_cells {
         return None;
     }
@@ -31,7 +34,8 @@ pub(super) fn find(row: &OutputRow<'_>, finder: &mut Finder) -> Option<()> {
     for stride in STRIDES {
         let columns = width / stride;
         for (index, cell) in (0..columns * (height / stride)).zip(&mut cells) {
-            let (&[dx, dy, log_width, log_height, objectness], classes) = cell.split_first_chunk()?;
+            let (&[dx, dy, log_width, log_height, objectness], classes) =
+                cell.split_first_chunk()?;
             if objectness < finder.score {
                 continue;
             }

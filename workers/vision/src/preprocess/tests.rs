@@ -159,7 +159,11 @@ fn values_are_normalised_in_every_layout_and_colour_order() {
                 ColorOrder::Bgr => 2 - channel,
             };
             let x = f32::from(picture.rgb()[3 * pixel + source]);
-            assert_eq!(value, (x - mean[channel]) / std[channel], "{layout:?} {color:?}");
+            assert_eq!(
+                value,
+                (x - mean[channel]) / std[channel],
+                "{layout:?} {color:?}"
+            );
         }
     }
 }
@@ -182,8 +186,16 @@ fn the_border_of_a_letterbox_is_the_normalised_pad() {
                 })
                 .collect::<Vec<_>>()
         };
-        assert_eq!(rows(Anchor::TopLeft), [100.0, 100.0, 14.0, 14.0, 14.0], "{layout:?}");
-        assert_eq!(rows(Anchor::Center), [14.0, 100.0, 100.0, 14.0, 14.0], "{layout:?}");
+        assert_eq!(
+            rows(Anchor::TopLeft),
+            [100.0, 100.0, 14.0, 14.0, 14.0],
+            "{layout:?}"
+        );
+        assert_eq!(
+            rows(Anchor::Center),
+            [14.0, 100.0, 100.0, 14.0, 14.0],
+            "{layout:?}"
+        );
     }
 }
 
@@ -199,7 +211,9 @@ fn antialiased(picture: &Picture, [width, height]: [usize; 2]) -> Vec<u8> {
                 .filter(|&(_, weight)| weight > 0.0)
                 .collect();
             let sum: f64 = taps.iter().map(|tap| tap.1).sum();
-            taps.into_iter().map(|(tap, weight)| (tap, weight / sum)).collect()
+            taps.into_iter()
+                .map(|(tap, weight)| (tap, weight / sum))
+                .collect()
         };
         (0..to).map(one).collect()
     };
@@ -234,7 +248,10 @@ fn resizing_is_an_antialiased_bilinear_convolution() {
         };
         let tensor = prepared(&input, &picture).tensor;
         let expected = antialiased(&picture, size.map(|side| side as usize));
-        let most = tensor.iter().zip(expected).map(|(a, b)| (a - f32::from(b)).abs());
+        let most = tensor
+            .iter()
+            .zip(expected)
+            .map(|(a, b)| (a - f32::from(b)).abs());
         let most = most.fold(0.0, f32::max);
         assert!(most <= 2.0, "{size:?}: {most} levels");
     }
@@ -263,7 +280,10 @@ fn a_crop_is_resized_as_if_it_were_cut_out_but_for_its_edges() {
     };
     assert!(inner(&crop.tensor) == inner(&prepared(&input, &cut).tensor));
     let [x, y] = crop.placement.to_picture([10.0, 9.5]);
-    assert!((x - 26.0).abs() < 1e-3 && (y - 17.0).abs() < 1e-3, "{x}, {y}");
+    assert!(
+        (x - 26.0).abs() < 1e-3 && (y - 17.0).abs() < 1e-3,
+        "{x}, {y}"
+    );
 }
 
 #[test]
@@ -279,11 +299,17 @@ fn crops_of_any_finite_rectangle_are_made() {
         [f32::MIN, f32::MIN, f32::MAX, f32::MAX],
         [0.0, 0.0, 30.0, 0.001],
     ] {
-        let crop = preprocessor.prepare_crop(&picture, rect, &mut scratch).unwrap();
+        let crop = preprocessor
+            .prepare_crop(&picture, rect, &mut scratch)
+            .unwrap();
         assert_eq!(crop.tensor.len(), 3 * 16 * 16, "{rect:?}");
     }
     for rect in [[f32::NAN; 4], [0.0, 0.0, f32::INFINITY, 1.0]] {
-        assert!(preprocessor.prepare_crop(&picture, rect, &mut scratch).is_err());
+        assert!(
+            preprocessor
+                .prepare_crop(&picture, rect, &mut scratch)
+                .is_err()
+        );
     }
 }
 
@@ -299,7 +325,11 @@ fn a_picture_is_kept_at_its_own_size_only_when_asked() {
     let kept = prepare(Keep::Picture).unwrap();
     let other = prepare(Keep::Nothing).unwrap();
     assert_eq!([kept.width, kept.height], [100, 60]);
-    assert_eq!(kept.picture.map(|picture| [picture.width(), picture.height()]), Some([100, 60]));
+    assert_eq!(
+        kept.picture
+            .map(|picture| [picture.width(), picture.height()]),
+        Some([100, 60])
+    );
     assert_eq!([other.width, other.height], [100, 60]);
     assert_eq!(other.picture, None);
     assert_eq!(kept.placement, other.placement);
@@ -308,15 +338,20 @@ fn a_picture_is_kept_at_its_own_size_only_when_asked() {
 #[test]
 fn decoding_at_a_fraction_changes_the_tensor_little() {
     let jpeg = Jpeg::YCBCR_420.encode(&scene(321, 243));
-    for size in [[160, 160], [64, 64], [33, 20]] {
+    for size in [[107, 107], [64, 64], [33, 20]] {
         let preprocessor = preprocessor(&letterbox(size, Anchor::Center));
         let mut scratch = Scratch::default();
         let mut bytes = |keep| -> Vec<u8> {
             let prepared = preprocessor.prepare(&jpeg, &Limits::default(), keep, &mut scratch);
-            prepared.unwrap().tensor.iter().map(|&value| value as u8).collect()
+            prepared
+                .unwrap()
+                .tensor
+                .iter()
+                .map(|&value| value as u8)
+                .collect()
         };
         let quality = psnr(&bytes(Keep::Nothing), &bytes(Keep::Picture));
-        assert!(quality > 26.0, "{size:?}: {quality} dB");
+        assert!(quality > 30.0, "{size:?}: {quality} dB");
     }
 }
 
@@ -332,9 +367,17 @@ fn a_picture_of_one_pixel_is_prepared() {
         },
     ] {
         let prepared = preprocessor(&input)
-            .prepare(&bytes, &Limits::default(), Keep::Picture, &mut Scratch::default())
+            .prepare(
+                &bytes,
+                &Limits::default(),
+                Keep::Picture,
+                &mut Scratch::default(),
+            )
             .unwrap();
-        assert_eq!(prepared.tensor.len(), prepared.shape.iter().product());
+        assert_eq!(
+            prepared.tensor.len(),
+            prepared.shape.iter().product::<usize>()
+        );
     }
 }
 
@@ -416,5 +459,8 @@ proptest! {
 
 #[test]
 fn a_margin_is_a_part_of_the_side() {
-    assert_eq!(with_margin([10.0, 20.0, 30.0, 60.0], 0.1), [8.0, 16.0, 32.0, 64.0]);
+    assert_eq!(
+        with_margin([10.0, 20.0, 30.0, 60.0], 0.1),
+        [8.0, 16.0, 32.0, 64.0]
+    );
 }
