@@ -46,4 +46,6 @@ pub enum Preparation {
     Accepted(ModelSpec),
     /// It can't, and why.
     Refused(String),
+    /// It could not be checked, for a reason that is not the version's.
+    Unavailable(String),
 }

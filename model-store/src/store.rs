@@ -99,7 +99,8 @@ impl Scan {
     fn add_model(&mut self, path: &Path, n_names: &mut usize) -> Result<(), StoreError> {
         let name = folder_name(path)?;
         for path in names(path, n_names)? {
-            match folder_name(&path).and_then(|version| StoredVersion::look(&name, version, &path)) {
+            match folder_name(&path).and_then(|version| StoredVersion::look(&name, version, &path))
+            {
                 Ok(version) => self.versions.push(version),
                 Err(error) => self.skip(path, error)?,
             }
@@ -128,7 +129,11 @@ impl Scan {
 
 impl StoredVersion {
     /// Returns the version that this folder of a model is.
-    pub(crate) fn look(name: &ModelName, version: Version, path: &Path) -> Result<Self, StoreError> {
+    pub(crate) fn look(
+        name: &ModelName,
+        version: Version,
+        path: &Path,
+    ) -> Result<Self, StoreError> {
         Ok(Self {
             name: name.clone(),
             version,

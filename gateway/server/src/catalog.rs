@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashSet};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use gateway_scheduler::RevisionLimits;
@@ -21,6 +21,11 @@ use crate::revision::Revision;
 
 /// How often the store is looked at. A look costs some system calls per version.
 const POLL: Duration = Duration::from_secs(1);
+/// How often a version that could not be checked is tried again.
+const TRY_AGAIN: Duration = Duration::from_secs(30);
+
+/// How many names an error lists.
+const NAMED: usize = 20;
 
 /// The models of a store.
 #[derive(Debug)]
@@ -50,6 +55,8 @@ pub(crate) enum State {
     Ready(Arc<Revision>),
     /// It can't, and why.
     Refused(String),
+    /// It could not be checked just now, and why; it is tried again.
+    Failed(String),
 }
 
 /// A version's files in the cache.
@@ -57,7 +64,7 @@ enum Copied {
     /// Checked before.
     Before(Box<CachedVersion>),
     /// To be checked.
-    Now(Taken),
+    Now(Box<Taken>),
 }
 
 // === looking up ===
@@ -103,7 +110,14 @@ impl Catalog {
             .ok()
             .and_then(|name| models.get(&name));
         let Some(versions) = found else {
-            let names: Vec<_> = models.keys().map(|name| format!("`{name}`")).collect();
+            let mut names: Vec<_> = models
+                .keys()
+                .take(NAMED)
+                .map(|name| format!("`{name}`"))
+                .collect();
+            if models.len() > NAMED {
+                names.push(format!("{} more", models.len() - NAMED));
+            }
             let there = match (names.is_empty(), self.is_ready()) {
                 (false, _) => format!("there are {}", names.join(", ")),
                 (true, true) => "the store is empty".to_owned(),
@@ -121,7 +135,7 @@ impl Catalog {
                 .and_then(|version| versions.get(&version));
             return match listed.map(|listed| &listed.state) {
                 Some(State::Ready(revision)) => Ok(Arc::clone(revision)),
-                Some(State::Refused(reason)) => Err(refused(name, reason)),
+                Some(State::Refused(reason) | State::Failed(reason)) => Err(refused(name, reason)),
                 None => {
                     let there: Vec<_> = versions.keys().map(ToString::to_string).collect();
                     let message = format!(
@@ -137,11 +151,11 @@ impl Catalog {
             .rev()
             .find_map(|listed| match &listed.state {
                 State::Ready(revision) => Some(Arc::clone(revision)),
-                State::Refused(_) => None,
+                State::Refused(_) | State::Failed(_) => None,
             });
         latest.ok_or_else(
             || match versions.values().next_back().map(|listed| &listed.state) {
-                Some(State::Refused(reason)) => refused(name, reason),
+                Some(State::Refused(reason) | State::Failed(reason)) => refused(name, reason),
                 _ => InferError::new(Code::NotFound, format!("no model `{name}`")),
             },
         )
@@ -226,6 +240,7 @@ impl Catalog {
     pub(crate) async fn watch(self: Arc<Self>) {
         let mut settling = Settling::default();
         let mut said = HashSet::new();
+        let mut last_try = Instant::now();
         let mut ticks = tokio::time::interval(POLL);
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
@@ -238,7 +253,12 @@ impl Catalog {
                 // What is there at the start counts as whole.
                 events.extend(settling.observe(&versions));
             }
-            self.take_events(events).await;
+            if !events.is_empty() {
+                self.take_events(events).await;
+            } else if last_try.elapsed() >= TRY_AGAIN {
+                self.take_failed().await;
+                last_try = Instant::now();
+            }
             self.is_ready.store(true, Ordering::Release);
         }
     }
@@ -269,9 +289,6 @@ impl Catalog {
     }
 
     async fn take_events(self: &Arc<Self>, events: Vec<StoreEvent>) {
-        if events.is_empty() {
-            return;
-        }
         let mut with_stages = Vec::new();
         for event in events {
             match event {
@@ -301,6 +318,23 @@ impl Catalog {
         }
     }
 
+    /// Tries again what could not be checked, whatever the reason: a missing library may have come.
+    async fn take_failed(self: &Arc<Self>) {
+        let failed = self.all().into_iter();
+        for listed in failed.filter(|listed| matches!(listed.state, State::Failed(_))) {
+            self.take(listed.stored).await;
+        }
+    }
+
+    fn all(&self) -> Vec<Listed> {
+        let models = self.models.read().unwrap_or_else(PoisonError::into_inner);
+        models
+            .values()
+            .flat_map(BTreeMap::values)
+            .cloned()
+            .collect()
+    }
+
     /// Versions are immutable: what is served stays as it was taken in.
     async fn notice_change(self: &Arc<Self>, stored: &StoredVersion, revision: Arc<Revision>) {
         let (this, version) = (Arc::clone(self), stored.clone());
@@ -316,16 +350,10 @@ impl Catalog {
     }
 
     fn with_outdated_stages(&self) -> Vec<StoredVersion> {
-        let models = self.models.read().unwrap_or_else(PoisonError::into_inner);
-        let all: Vec<Listed> = models
-            .values()
-            .flat_map(BTreeMap::values)
-            .cloned()
-            .collect();
-        drop(models);
-        all.into_iter()
+        self.all()
+            .into_iter()
             .filter(|listed| match &listed.state {
-                State::Refused(_) => has_stages(&listed.stored),
+                State::Refused(_) | State::Failed(_) => has_stages(&listed.stored),
                 State::Ready(revision) => {
                     let manifest = &revision.model.manifest;
                     let now = self
@@ -384,7 +412,13 @@ impl Catalog {
                     })
                 );
                 if !is_changing && !is_served {
-                    self.list(&stored, State::Refused(reason));
+                    let is_final = error.is::<launcher::Refusal>() || error.is::<StoreError>();
+                    let state = if is_final {
+                        State::Refused
+                    } else {
+                        State::Failed
+                    };
+                    self.list(&stored, state(reason));
                 }
             }
         }
@@ -406,7 +440,7 @@ impl Catalog {
                 }
                 return Ok((*cached, stages));
             }
-            Copied::Now(taken) => taken,
+            Copied::Now(taken) => *taken,
         };
         let stages = self.stages(&taken.manifest)?;
         let spec = launcher::prepare(&self.options, taken.dir(), &stages).await?;
@@ -422,7 +456,7 @@ impl Catalog {
         }
         let taken = self.cache.take_in(version, &mut |_, _| {})?;
         // The same files may have been taken in under another name, or before a restart.
-        Ok(get(taken.digest).unwrap_or(Copied::Now(taken)))
+        Ok(get(taken.digest).unwrap_or_else(|| Copied::Now(Box::new(taken))))
     }
 
     /// Finds the models of a manifest's stages.

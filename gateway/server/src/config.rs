@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::Args;
+use workers_protocol::wire::MAX_ENTRY_BYTES;
 
 /// Options of `hearth serve`; each also by its environment variable.
 #[derive(Args, Clone, Debug)]
@@ -33,11 +34,11 @@ pub(crate) struct ServeOptions {
     #[arg(long, env = "HEARTH_MAX_BYTES_IN_FLIGHT", default_value = "256MiB", value_parser = parse_bytes, value_name = "BYTES")]
     pub(crate) max_bytes_in_flight: u64,
 
-    /// Largest request body; beyond it 413
+    /// Largest request body, at most 128MiB; beyond it 413
     #[arg(long, env = "HEARTH_MAX_BODY", default_value = "64MiB", value_parser = parse_bytes, value_name = "BYTES")]
     pub(crate) max_body: u64,
 
-    /// Requests waiting or running per model; beyond it 429
+    /// Requests waiting per model; beyond it 429
     #[arg(long, env = "HEARTH_MAX_QUEUE", default_value_t = 1024, value_parser = clap::value_parser!(u64).range(1..=1_000_000), value_name = "N")]
     pub(crate) max_queue: u64,
 
@@ -111,6 +112,11 @@ impl ServeOptions {
             "refusing to listen on {} without credentials: anybody who reaches it could use it; \
              listen on 127.0.0.1 and put a proxy that checks credentials before it",
             self.listen
+        );
+        anyhow::ensure!(
+            self.max_body <= MAX_ENTRY_BYTES,
+            "--max-body is {}, a worker takes at most {MAX_ENTRY_BYTES} bytes",
+            self.max_body
         );
         anyhow::ensure!(
             self.max_body <= self.max_bytes_in_flight,

@@ -33,16 +33,24 @@ pub(crate) enum Outgoing {
     Forget(Key),
 }
 
+/// What a replica is told.
+#[derive(Debug)]
+pub(crate) struct Orders {
+    pub(crate) outgoing: mpsc::Receiver<Outgoing>,
+    /// Notified when it is to end. Apart from the outbox, because a worker that hangs reads nothing.
+    pub(crate) stop: Arc<Notify>,
+}
+
 /// Starts replicas; the dispatcher says which.
 pub(crate) trait Launcher: Send + Sync {
-    /// Starts a replica, which ends when its outbox is closed; whatever becomes of it is reported
-    /// to the dispatcher.
+    /// Starts a replica, which ends when it is told to stop; whatever becomes of it is reported to
+    /// the dispatcher.
     fn launch(
         &self,
         dispatcher: &Arc<Dispatcher>,
         revision: Arc<Revision>,
         replica: ReplicaId,
-        outbox: mpsc::Receiver<Outgoing>,
+        orders: Orders,
     );
 }
 
@@ -69,6 +77,8 @@ struct State {
 
 struct Replica {
     outbox: mpsc::Sender<Outgoing>,
+    stop: Arc<Notify>,
+    is_stopping: bool,
     launched: Instant,
     up: Option<Instant>,
 }
@@ -84,7 +94,7 @@ pub(crate) struct Ticket {
 
 /// Done after unlocking.
 enum Effect {
-    Launch(Arc<Revision>, ReplicaId, mpsc::Receiver<Outgoing>),
+    Launch(Arc<Revision>, ReplicaId, Orders),
     Reply(Arc<Entry>, InferError),
 }
 
@@ -175,7 +185,7 @@ impl Dispatcher {
         staging: Staging,
     ) -> Result<Ticket, (InferError, Duration)> {
         let offer = Offer {
-            deadline: self.time(entry.deadline),
+            deadline: self.time(entry.deadline.at),
             cost,
             staging,
         };
@@ -268,8 +278,7 @@ impl Dispatcher {
             let mut state = self.lock();
             state.is_closed = true;
             for replica in state.replicas.values_mut() {
-                // Dropping the only sender closes the outbox, which ends the replica.
-                replica.outbox = mpsc::channel(1).0;
+                replica.stop.notify_one();
             }
             self.n_replicas.send_replace(state.replicas.len());
         }
@@ -301,8 +310,8 @@ impl Dispatcher {
         }
         for effect in effects {
             match effect {
-                Effect::Launch(revision, replica, outbox) => {
-                    self.launcher.launch(self, revision, replica, outbox)
+                Effect::Launch(revision, replica, orders) => {
+                    self.launcher.launch(self, revision, replica, orders);
                 }
                 Effect::Reply(entry, error) => entry.reply(Err(error), Duration::ZERO),
             }
@@ -337,15 +346,15 @@ impl State {
             } => self.send(replica, Outgoing::Stage(key, entry)),
             Action::Run { replica, batch } => self.send(replica, Outgoing::Run(batch)),
             Action::Forget { replica, key } => self.send(replica, Outgoing::Forget(key)),
-            // The replica reports its end when its outbox is closed, which the scheduler ignores.
+            // The replica still reports its end, which the scheduler ignores.
             Action::Stop { replica } => {
-                if let Some(replica) = self.replicas.get_mut(&replica) {
-                    replica.outbox = mpsc::channel(1).0;
+                if let Some(replica) = self.replicas.get(&replica) {
+                    replica.stop.notify_one();
                 }
             }
             Action::Expire { entry, .. } => {
-                let waited = entry.deadline.saturating_duration_since(entry.offered);
-                let message = format!("the deadline of {} ms passed", waited.as_millis());
+                let ms = entry.deadline.after.as_millis();
+                let message = format!("the deadline of {ms} ms passed");
                 return Some(Effect::Reply(
                     entry,
                     InferError::new(Code::DeadlineExceeded, message),
@@ -359,26 +368,34 @@ impl State {
     fn launch(&mut self, revision: RevisionId, replica: ReplicaId) -> Option<Effect> {
         let revision = self.revisions.get(&revision).filter(|_| !self.is_closed)?;
         let (outbox, outgoing) = mpsc::channel(OUTBOX);
+        let stop = Arc::new(Notify::new());
         self.replicas.insert(
             replica,
             Replica {
                 outbox,
+                stop: Arc::clone(&stop),
+                is_stopping: false,
                 launched: Instant::now(),
                 up: None,
             },
         );
-        Some(Effect::Launch(Arc::clone(revision), replica, outgoing))
+        let orders = Orders { outgoing, stop };
+        Some(Effect::Launch(Arc::clone(revision), replica, orders))
     }
 
     fn send(&mut self, replica: ReplicaId, outgoing: Outgoing) {
         let Some(replica) = self.replicas.get_mut(&replica) else {
             return;
         };
-        if let Err(mpsc::error::TrySendError::Full(_)) = replica.outbox.try_send(outgoing) {
-            // A worker that does not read what its own credits allow hangs: close its outbox, which
-            // ends it, and its entries are retried.
+        let is_full = matches!(
+            replica.outbox.try_send(outgoing),
+            Err(mpsc::error::TrySendError::Full(_))
+        );
+        if is_full && !replica.is_stopping {
+            // A worker that does not read what its own credits allow hangs; its entries are retried.
             tracing::error!("a worker does not read its wire; ending it");
-            replica.outbox = mpsc::channel(1).0;
+            replica.is_stopping = true;
+            replica.stop.notify_one();
         }
     }
 }

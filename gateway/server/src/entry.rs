@@ -17,11 +17,30 @@ use crate::budget::Reservation;
 pub(crate) struct Entry {
     pub(crate) inputs: Vec<Tensor>,
     pub(crate) options: PictureOptions,
-    pub(crate) deadline: Instant,
+    pub(crate) deadline: Deadline,
     pub(crate) offered: Instant,
     reply: Mutex<Option<oneshot::Sender<Outcome>>>,
     /// Room in the budget of bytes in flight, given back with the last reference.
     _reservation: Arc<Reservation>,
+}
+
+/// When a caller stops waiting.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Deadline {
+    pub(crate) at: Instant,
+    /// How long it was, for the sentence that says that it passed.
+    pub(crate) after: Duration,
+}
+
+impl Deadline {
+    /// Returns the deadline this long from now. An absurdly long one is as good as a year.
+    pub(crate) fn after(after: Duration) -> Self {
+        const YEAR: Duration = Duration::from_secs(365 * 24 * 60 * 60);
+        Self {
+            at: Instant::now() + after.min(YEAR),
+            after,
+        }
+    }
 }
 
 /// What a handler hears.
@@ -36,16 +55,15 @@ impl Entry {
     pub(crate) fn new(
         inputs: Vec<Tensor>,
         options: PictureOptions,
-        timeout: Duration,
+        deadline: Deadline,
         reservation: Arc<Reservation>,
     ) -> (Arc<Self>, oneshot::Receiver<Outcome>) {
         let (reply, outcome) = oneshot::channel();
-        let offered = Instant::now();
         let entry = Self {
             inputs,
             options,
-            deadline: offered + timeout,
-            offered,
+            deadline,
+            offered: Instant::now(),
             reply: Mutex::new(Some(reply)),
             _reservation: reservation,
         };

@@ -10,8 +10,8 @@ use std::process::Stdio;
 
 use anyhow::Context as _;
 use model_store::{CachedVersion, ModelSpec, Preparation};
-use tokio::net::UnixStream;
 use tokio::process::{Child, Command};
+use workers_protocol::transport::Socket;
 
 use crate::config::WorkerOptions;
 
@@ -32,8 +32,13 @@ const PASSED_ON: [&str; 9] = [
 #[derive(Debug)]
 pub(crate) struct Started {
     pub(crate) child: Child,
-    pub(crate) wire: UnixStream,
+    pub(crate) wire: Socket,
 }
+
+/// A worker's verdict that a version can't be served, which is final for these files.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub(crate) struct Refusal(String);
 
 /// Starts a worker for a version; it answers on its wire once it has loaded.
 ///
@@ -46,7 +51,6 @@ pub(crate) fn start(
     name: &str,
 ) -> anyhow::Result<Started> {
     let (ours, theirs) = std::os::unix::net::UnixStream::pair().context("no socket pair")?;
-    ours.set_nonblocking(true)?;
     let mut command = command(options, "serve", model, stages)?;
     if let Some(folder) = &options.worker_debug_dir {
         command
@@ -65,7 +69,7 @@ pub(crate) fn start(
         })?;
     Ok(Started {
         child,
-        wire: UnixStream::from_std(ours)?,
+        wire: Socket::new(ours)?,
     })
 }
 
@@ -96,7 +100,8 @@ pub(crate) async fn prepare(
         })??;
     match serde_json::from_slice(&output.stdout) {
         Ok(Preparation::Accepted(spec)) => Ok(spec),
-        Ok(Preparation::Refused(reason)) => Err(anyhow::anyhow!(reason)),
+        Ok(Preparation::Refused(reason)) => Err(Refusal(reason).into()),
+        Ok(Preparation::Unavailable(reason)) => Err(anyhow::anyhow!(reason)),
         // The process died before it could say why: its log has what it said.
         Err(_) => Err(anyhow::anyhow!(
             "the worker that checked it ended with {}",
@@ -139,11 +144,14 @@ fn command(
 }
 
 /// Everything that this process opened is close-on-exec already; what it was started with may not be.
+#[expect(
+    unsafe_code,
+    reason = "what runs between fork and exec is unsafe by its nature, and close_range has no safe form"
+)]
 fn close_other_descriptors(command: &mut Command) {
     let close = || {
         // SAFETY: a system call without pointers, allowed between fork and exec (it neither
         // allocates nor locks). Failure (a kernel before 5.11) leaves the descriptors as they were.
-        #[expect(unsafe_code, reason = "close_range has no safe form")]
         unsafe {
             libc::syscall(
                 libc::SYS_close_range,
@@ -155,10 +163,6 @@ fn close_other_descriptors(command: &mut Command) {
         Ok(())
     };
     // SAFETY: the closure only makes the system call above.
-    #[expect(
-        unsafe_code,
-        reason = "what runs between fork and exec is unsafe by its nature"
-    )]
     unsafe {
         command.pre_exec(close);
     }

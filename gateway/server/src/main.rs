@@ -25,7 +25,7 @@ use tracing_subscriber::EnvFilter;
 
 /// Keeps models warm: an inference serving gateway
 #[derive(Parser)]
-#[command(version, about)]
+#[command(version)]
 struct Cli {
     #[command(subcommand)]
     command: Command,
@@ -62,7 +62,11 @@ fn main() -> ExitCode {
 }
 
 fn run(work: impl Future<Output = anyhow::Result<()>>) -> anyhow::Result<()> {
+    // One thread for four cores. The others are the models'; and a second thread is woken for every
+    // request, to find nothing to do: a sixth of what a small one costs (benches/README.md).
+    let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(cores.div_ceil(4))
         .enable_all()
         .build()?
         .block_on(work)

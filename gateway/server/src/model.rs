@@ -3,6 +3,7 @@
 
 use std::io::{IsTerminal as _, Read, Write as _};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use anyhow::Context as _;
 use clap::{Args, Subcommand};
@@ -214,6 +215,9 @@ fn list(options: &ListOptions) -> anyhow::Result<()> {
 
 // === import ===
 
+/// How long a server may take to be reached, and to begin its answer.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(30);
+
 /// Fetches a file to a temporary name beside its place, checks it, and moves it there.
 fn import(options: &ImportOptions) -> anyhow::Result<()> {
     std::fs::create_dir_all(&options.folder)?;
@@ -281,7 +285,13 @@ fn import(options: &ImportOptions) -> anyhow::Result<()> {
 
 fn open(source: &str) -> anyhow::Result<(Box<dyn Read>, Option<u64>)> {
     if source.starts_with("http://") || source.starts_with("https://") {
-        let response = ureq::get(source)
+        let agent: ureq::Agent = ureq::Agent::config_builder()
+            .timeout_connect(Some(CONNECT_TIMEOUT))
+            .timeout_recv_response(Some(CONNECT_TIMEOUT))
+            .build()
+            .into();
+        let response = agent
+            .get(source)
             .call()
             .with_context(|| format!("{source} can't be fetched"))?;
         let length = response.body().content_length();

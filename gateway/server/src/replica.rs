@@ -10,14 +10,13 @@ use std::time::Duration;
 use anyhow::Context as _;
 use gateway_scheduler::{Bucket, Key, ReplicaId};
 use tokio::process::Child;
-use tokio::sync::mpsc;
 use tonic::Streaming;
 use workers_protocol::oip::ModelStreamInferResponse;
-use workers_protocol::transport;
+use workers_protocol::transport::{self, Socket};
 use workers_protocol::wire::Event;
 
 use crate::config::WorkerOptions;
-use crate::dispatcher::{Dispatcher, Launcher, Outgoing};
+use crate::dispatcher::{Dispatcher, Launcher, Orders};
 use crate::launcher;
 use crate::revision::Revision;
 use outbox::Outbox;
@@ -47,7 +46,7 @@ impl Launcher for ProcessLauncher {
         dispatcher: &Arc<Dispatcher>,
         revision: Arc<Revision>,
         replica: ReplicaId,
-        outbox: mpsc::Receiver<Outgoing>,
+        orders: Orders,
     ) {
         let number = self.n_launched.fetch_add(1, Ordering::Relaxed);
         let replica = Replica {
@@ -57,7 +56,7 @@ impl Launcher for ProcessLauncher {
             dispatcher: Arc::clone(dispatcher),
         };
         let options = Arc::clone(&self.options);
-        tokio::spawn(async move { replica.live(&options, outbox).await });
+        tokio::spawn(async move { replica.live(&options, orders).await });
     }
 }
 
@@ -71,14 +70,14 @@ struct Replica {
 
 /// How a replica ended.
 enum End {
-    /// Its outbox was closed: it was not wanted any more.
+    /// It was told to.
     Stopped,
     /// The worker closed the wire, or was killed.
     Died,
 }
 
 impl Replica {
-    async fn live(self, options: &WorkerOptions, outbox: mpsc::Receiver<Outgoing>) {
+    async fn live(self, options: &WorkerOptions, orders: Orders) {
         let model = format!("{}:{}", self.revision.name, self.revision.version);
         let stages: Vec<_> = self
             .revision
@@ -95,18 +94,18 @@ impl Replica {
                 let pid = started.child.id();
                 tracing::info!(%model, pid, "worker starting");
                 let timeout = Duration::from_secs(options.start_timeout_s);
-                let end = self.serve(started.wire, timeout, outbox).await;
+                let end = self.serve(started.wire, timeout, orders).await;
                 let status = end_child(&mut started.child).await;
                 match end {
                     Ok(End::Stopped) => tracing::info!(%model, pid, "worker stopped"),
                     Ok(End::Died) => tracing::warn!(%model, pid, %status, "worker died"),
                     Err(error) => {
-                        tracing::error!(%model, pid, %status, error = format!("{error:#}"), "worker failed")
+                        tracing::error!(%model, pid, %status, error = format!("{error:#}"), "worker failed");
                     }
                 }
             }
             Err(error) => {
-                tracing::error!(%model, error = format!("{error:#}"), "worker does not start")
+                tracing::error!(%model, error = format!("{error:#}"), "worker does not start");
             }
         }
         self.dispatcher.replica_down(self.id);
@@ -115,11 +114,12 @@ impl Replica {
     /// Speaks with the worker until either side ends.
     async fn serve(
         &self,
-        wire: tokio::net::UnixStream,
+        wire: Socket,
         start_timeout: Duration,
-        outgoing: mpsc::Receiver<Outgoing>,
+        orders: Orders,
     ) -> anyhow::Result<End> {
-        let (outbox, stopped) = Outbox::new(outgoing);
+        let Orders { outgoing, stop } = orders;
+        let outbox = Outbox::new(outgoing);
         let (mut client, driver) = transport::connect(wire)
             .await
             .context("no HTTP/2 on the wire")?;
@@ -138,7 +138,7 @@ impl Replica {
         };
         let started = tokio::select! {
             started = tokio::time::timeout(start_timeout, start) => started,
-            () = stopped.notified() => return Ok(End::Stopped),
+            () = stop.notified() => return Ok(End::Stopped),
         };
         let (events, first) =
             started.with_context(|| format!("not ready after {} s", start_timeout.as_secs()))??;
@@ -149,7 +149,7 @@ impl Replica {
         self.dispatcher.replica_up(self.id, credits);
         tokio::select! {
             end = self.listen(events) => end,
-            () = stopped.notified() => Ok(End::Stopped),
+            () = stop.notified() => Ok(End::Stopped),
         }
     }
 
@@ -162,11 +162,11 @@ impl Replica {
             };
             match Event::from_message(message)? {
                 Event::Staged { id, bucket } => {
-                    self.dispatcher.staged(self.id, key(&id)?, Bucket(bucket))
+                    self.dispatcher.staged(self.id, key(&id)?, Bucket(bucket));
                 }
                 Event::Free(slots) => self.dispatcher.slots_freed(self.id, slots),
                 Event::Answer { id, result } => {
-                    self.dispatcher.answered(self.id, key(&id)?, result)
+                    self.dispatcher.answered(self.id, key(&id)?, result);
                 }
                 Event::Ready(_) => anyhow::bail!("the worker said twice that it is ready"),
             }

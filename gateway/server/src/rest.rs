@@ -17,13 +17,13 @@ use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use http::{HeaderMap, StatusCode};
-use workers_protocol::wire::Answer;
+use workers_protocol::wire::{Answer, PART_BYTES};
 use workers_protocol::{Code, InferError, PictureOptions, Tensor};
 
 use crate::budget::{Budget, Reservation};
 use crate::catalog::Catalog;
 use crate::dispatcher::Dispatcher;
-use crate::entry::Entry;
+use crate::entry::{Deadline, Entry};
 use crate::revision::Revision;
 use crate::timeline::Timeline;
 pub(crate) use error::ApiError;
@@ -85,16 +85,20 @@ pub(crate) fn router(front: Arc<Front>) -> Router {
                 "this route takes another method",
             )
         })
-        .layer(middleware::from_fn(guard::loopback_only))
         .layer(middleware::from_fn_with_state(Arc::clone(&front), observe))
         .with_state(front)
 }
 
-/// Counts every answer, and logs those that are our fault: the one place where errors are logged.
+/// Refuses callers who are not on this machine, counts every answer, and logs those that are our
+/// fault: the one place where errors are logged.
 async fn observe(State(front): State<Arc<Front>>, request: Request, next: Next) -> Response {
     let method = request.method().clone();
     let route = route_of(&request);
-    let mut response = next.run(request).await;
+    // Not in a layer of its own, which would cost every request some allocations.
+    let mut response = match guard::check(request.headers(), request.uri()) {
+        Ok(()) => next.run(request).await,
+        Err(error) => ApiError::from(error).into_response(),
+    };
     let status = response.status();
     let error = response.extensions_mut().remove::<Arc<InferError>>();
     // What is refused or late is counted; an error is for people to look at.
@@ -139,12 +143,12 @@ impl Front {
         admission: Admission,
     ) -> Result<Answered, ApiError> {
         let Admission {
-            timeout,
+            deadline,
             cost,
             staging,
             reservation,
         } = admission;
-        let (entry, outcome) = Entry::new(inputs, options, timeout, reservation);
+        let (entry, outcome) = Entry::new(inputs, options, deadline, reservation);
         let offered = entry.offered;
         let ticket = self
             .dispatcher
@@ -157,8 +161,9 @@ impl Front {
         Ok(Answered { answer, timeline })
     }
 
-    /// Returns how long the caller waits: `X-Request-Timeout-Ms`, the model's own, or the default.
-    fn timeout(&self, headers: &HeaderMap, revision: &Revision) -> Result<Duration, InferError> {
+    /// Returns when the caller stops waiting: after `X-Request-Timeout-Ms`, the model's own time, or
+    /// the default, from now. Asked for before the body is read, so a body that trickles in uses it up.
+    fn deadline(&self, headers: &HeaderMap, revision: &Revision) -> Result<Deadline, InferError> {
         const LONGEST_MS: u64 = 24 * 60 * 60 * 1000;
         let Some(value) = headers.get("x-request-timeout-ms") else {
             let own = revision
@@ -166,13 +171,13 @@ impl Front {
                 .manifest
                 .timeout_ms
                 .map(Duration::from_millis);
-            return Ok(own.unwrap_or(self.limits.timeout));
+            return Ok(Deadline::after(own.unwrap_or(self.limits.timeout)));
         };
         let ms = value
             .to_str()
             .ok()
             .and_then(|text| text.trim().parse().ok());
-        ms.filter(|ms| (1..=LONGEST_MS).contains(ms)).map(Duration::from_millis).ok_or_else(|| {
+        ms.filter(|ms| (1..=LONGEST_MS).contains(ms)).map(|ms| Deadline::after(Duration::from_millis(ms))).ok_or_else(|| {
             InferError::invalid(format!(
                 "X-Request-Timeout-Ms: expected a whole number from 1 to {LONGEST_MS}, got {value:?}"
             ))
@@ -182,10 +187,20 @@ impl Front {
 
 /// The terms of one entry.
 struct Admission {
-    timeout: Duration,
+    deadline: Deadline,
     cost: gateway_scheduler::Cost,
     staging: gateway_scheduler::Staging,
     reservation: Arc<Reservation>,
+}
+
+/// Does work in proportion to so many bytes; where they are many, the other connections of this
+/// thread are handed to another one first.
+fn for_bytes<T>(bytes: usize, work: impl FnOnce() -> T) -> T {
+    if bytes > PART_BYTES {
+        tokio::task::block_in_place(work)
+    } else {
+        work()
+    }
 }
 
 /// Returns the answer with where its time went.

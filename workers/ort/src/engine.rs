@@ -57,10 +57,12 @@ impl OrtEngine {
             .and_then(|builder| on_device(builder, options.device))?
             .commit_from_file(file)
             .map_err(|error| {
-                InferError::invalid(format!(
-                    "ONNX Runtime can't load the model: {}",
-                    first_line(&error)
-                ))
+                // Where the file lies is nobody's affair, and it may be a temporary place.
+                let folder = file
+                    .parent()
+                    .map_or_else(String::new, |folder| format!("{}/", folder.display()));
+                let message = first_line(&error).replace(&folder, "");
+                InferError::invalid(format!("ONNX Runtime can't load the model: {message}"))
             })?;
         let inputs = specs(session.inputs(), options.inputs, "input")?;
         let outputs = specs(session.outputs(), options.outputs, "output")?;

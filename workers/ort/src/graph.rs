@@ -22,6 +22,15 @@ const SHAPE_DIMENSION: u64 = 1;
 const DIMENSION_VALUE: u64 = 1;
 const DIMENSION_SYMBOL: u64 = 2;
 
+/// A model whose declarations were mended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Rewritten {
+    /// The new file.
+    pub model: Vec<u8>,
+    /// A sentence for each change.
+    pub notes: Vec<String>,
+}
+
 /// Rewrites the declared shapes of inputs and outputs to those of the manifest, where a dimension
 /// is free there and fixed in the graph.
 ///
@@ -36,7 +45,7 @@ pub fn rewrite_declared_shapes(
     model: &[u8],
     inputs: &[TensorDeclaration],
     outputs: &[TensorDeclaration],
-) -> Result<Option<(Vec<u8>, Vec<String>)>, InferError> {
+) -> Result<Option<Rewritten>, InferError> {
     let mut notes = Vec::new();
     let mut rewritten = Vec::with_capacity(model.len() + 64);
     for field in Fields(model) {
@@ -49,7 +58,10 @@ pub fn rewrite_declared_shapes(
             _ => rewritten.extend_from_slice(field.raw),
         }
     }
-    Ok((!notes.is_empty()).then_some((rewritten, notes)))
+    Ok((!notes.is_empty()).then_some(Rewritten {
+        model: rewritten,
+        notes,
+    }))
 }
 
 fn rewrite_graph(
@@ -367,10 +379,12 @@ mod tests {
 
     #[test]
     fn a_freed_input_frees_what_followed_from_it_and_keeps_the_rest() {
-        let (rewritten, notes) =
-            rewrite_declared_shapes(&model(), &[declaration("x", &[-1, 3])], &[])
-                .unwrap()
-                .unwrap();
+        let Rewritten {
+            model: rewritten,
+            notes,
+        } = rewrite_declared_shapes(&model(), &[declaration("x", &[-1, 3])], &[])
+            .unwrap()
+            .unwrap();
         assert_eq!(shape_of(&rewritten, GRAPH_INPUT), Some(vec![-1, 3]));
         assert_eq!(shape_of(&rewritten, GRAPH_OUTPUT), Some(vec![-1, -1]));
         assert_eq!(shape_of(&rewritten, GRAPH_VALUE_INFO), None);

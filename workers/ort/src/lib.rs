@@ -8,5 +8,5 @@ mod graph;
 mod library;
 
 pub use engine::{LoadOptions, OrtEngine};
-pub use graph::rewrite_declared_shapes;
+pub use graph::{Rewritten, rewrite_declared_shapes};
 pub use library::Runtime;

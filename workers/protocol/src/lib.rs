@@ -8,7 +8,12 @@
 pub mod codec;
 mod error;
 #[rustfmt::skip]
-#[expect(missing_docs, clippy::str_to_string, reason = "generated from proto/open_inference.proto")]
+#[expect(
+    missing_docs,
+    clippy::allow_attributes,
+    clippy::allow_attributes_without_reason,
+    reason = "generated from proto/open_inference.proto"
+)]
 pub mod oip;
 mod options;
 mod picture;

@@ -3,6 +3,8 @@
 //! hyper is driven directly, since a worker has one connection for its life: there is nothing to
 //! connect to, to balance or to retry, and the HTTP/2 settings are ours.
 
+mod socket;
+
 use std::convert::Infallible;
 use std::future::Future;
 use std::task::{Context, Poll};
@@ -18,6 +20,7 @@ use tower::Service;
 
 use crate::oip::grpc_inference_service_client::GrpcInferenceServiceClient;
 use crate::wire::PART_BYTES;
+pub use socket::Socket;
 
 /// Largest gRPC message. Entries come in parts far below it; an answer may hold a drawn picture.
 pub const MAX_MESSAGE_BYTES: usize = 256 << 20;

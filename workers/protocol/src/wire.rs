@@ -42,6 +42,9 @@ pub const VERSION: &str = "1";
 /// microseconds, which bounds what a run message can wait behind.
 pub const PART_BYTES: usize = 256 * 1024;
 
+/// Largest entry: what a worker makes room for. A gateway takes no larger bodies.
+pub const MAX_ENTRY_BYTES: u64 = 128 << 20;
+
 /// Name of the `BYTES` input that carries an encoded picture to a model with a task.
 pub const PICTURE_INPUT: &str = "image";
 

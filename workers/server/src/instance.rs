@@ -4,17 +4,18 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use tokio::sync::mpsc;
+use tokio::sync::{Semaphore, mpsc};
+use workers_protocol::transport::MAX_MESSAGE_BYTES;
 use workers_protocol::wire::{Answer, Event, Timing};
-use workers_protocol::{Code, InferError};
+use workers_protocol::{Code, InferError, Tensor};
 
-use crate::model::{Finish, Runner, Staged};
-use crate::reply::Reply;
+use crate::model::{Finish, Runner, Staged, Work};
+use crate::reply::{Events, Reply};
 
 /// Entries to run together, and where their slot is given back.
 pub(crate) struct Batch {
     pub(crate) entries: Vec<BatchEntry>,
-    pub(crate) events: mpsc::Sender<Event>,
+    pub(crate) events: Events,
 }
 
 /// One entry of a batch.
@@ -36,9 +37,9 @@ pub(crate) fn spawn(
     index: usize,
     runner: Runner,
     batches: Batches,
-    pool: tokio::runtime::Handle,
+    post: PostProcessing,
 ) -> std::io::Result<()> {
-    let mut instance = Instance { runner, pool };
+    let mut instance = Instance { runner, post };
     std::thread::Builder::new()
         .name(format!("instance-{index}"))
         .spawn(move || {
@@ -77,9 +78,20 @@ pub(crate) fn caught<T>(
 
 struct Instance {
     runner: Runner,
-    /// Where post-processing is done, so that the next batch need not wait for it.
-    pool: tokio::runtime::Handle,
+    post: PostProcessing,
 }
+
+/// Where post-processing is done, so that the next batch need not wait for it.
+#[derive(Clone)]
+pub(crate) struct PostProcessing {
+    pub(crate) pool: tokio::runtime::Handle,
+    /// How many entries may wait for it at a time. Beyond that an instance waits before it frees its
+    /// slot, so that drawing slower than the model runs holds the gateway back, not memory.
+    pub(crate) room: Arc<Semaphore>,
+}
+
+/// Largest outputs of one entry: they travel in one message.
+const MAX_ANSWER_BYTES: usize = MAX_MESSAGE_BYTES - (1 << 20);
 
 impl Instance {
     fn run(&mut self, batch: Batch) {
@@ -88,12 +100,13 @@ impl Instance {
             .entries
             .into_iter()
             .partition(|entry| entry.deadline.is_none_or(|deadline| deadline > now));
+        let mut events = Vec::with_capacity(live.len() + late.len() + 1);
         for entry in late {
             let error = InferError::new(
                 Code::DeadlineExceeded,
                 "the deadline passed before the batch ran",
             );
-            entry.reply.send_blocking(Err(error));
+            events.push(entry.reply.into_event(Err(error)));
         }
         let (staged, replies): (Vec<_>, Vec<_>) = live
             .into_iter()
@@ -106,8 +119,9 @@ impl Instance {
             self.infer(&staged)
         };
 
-        // The slot is free before anything is post-processed. A closed channel is a gateway that left.
-        let _ = batch.events.blocking_send(Event::Free(1));
+        // The slot is free before anything is post-processed, but for what there is no room.
+        events.push(Event::Free(1));
+        let mut later = Vec::new();
         for ((staged, reply), result) in staged.into_iter().zip(replies).zip(results) {
             let timing = Timing {
                 decode: staged.decode_time(),
@@ -115,8 +129,25 @@ impl Instance {
                 batch_size,
                 ..Timing::default()
             };
-            self.finish(reply, result, timing);
+            match result {
+                Err(error) => events.push(reply.into_event(Err(error))),
+                Ok(Finish::Done(outputs)) => {
+                    events.push(reply.into_event(answer(outputs, timing)));
+                }
+                Ok(Finish::Later(work)) => later.push((work, reply, timing)),
+            }
         }
+        for (work, reply, timing) in later {
+            let room = Arc::clone(&self.post.room).acquire_owned();
+            // The semaphore is never closed.
+            let room = self.post.pool.block_on(room);
+            self.post.pool.spawn_blocking(move || {
+                post_process(work, reply, timing);
+                drop(room);
+            });
+        }
+        // A closed channel is a gateway that left.
+        let _ = batch.events.blocking_send(events);
     }
 
     /// Runs the batch; where that fails and there are several, each alone, so that one entry that
@@ -140,23 +171,23 @@ impl Instance {
         };
         (results, began.elapsed())
     }
+}
 
-    fn finish(&self, reply: Reply, result: Result<Finish, InferError>, mut timing: Timing) {
-        match result {
-            Err(error) => reply.send_blocking(Err(error)),
-            Ok(Finish::Done(outputs)) => {
-                reply.send_blocking(Ok(Answer { outputs, timing }));
-            }
-            Ok(Finish::Later(work)) => {
-                self.pool.spawn_blocking(move || {
-                    let began = Instant::now();
-                    let result = caught("post-processing", work).map(|outputs| {
-                        timing.post = began.elapsed();
-                        Answer { outputs, timing }
-                    });
-                    reply.send_blocking(result);
-                });
-            }
-        }
+fn post_process(work: Work, reply: Reply, mut timing: Timing) {
+    let began = Instant::now();
+    let result = caught("post-processing", work).and_then(|outputs| {
+        timing.post = began.elapsed();
+        answer(outputs, timing)
+    });
+    reply.send_blocking(result);
+}
+
+fn answer(outputs: Vec<Tensor>, timing: Timing) -> Result<Answer, InferError> {
+    let bytes: usize = outputs.iter().map(|output| output.data.len()).sum();
+    if bytes > MAX_ANSWER_BYTES {
+        return Err(InferError::too_large(format!(
+            "the outputs have {bytes} bytes, a worker answers at most {MAX_ANSWER_BYTES}"
+        )));
     }
+    Ok(Answer { outputs, timing })
 }

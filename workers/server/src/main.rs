@@ -20,7 +20,7 @@ use anyhow::Context as _;
 use clap::{Args, Parser, Subcommand};
 use workers_ort::Runtime;
 use workers_protocol::InferError;
-use workers_protocol::transport;
+use workers_protocol::transport::{self, Socket};
 use workers_vision::Limits;
 
 use crate::model::{Loaded, Model, Source};
@@ -28,7 +28,7 @@ use crate::service::{Service, Start};
 
 /// Holds one model in memory and runs batches
 #[derive(Parser)]
-#[command(version, about)]
+#[command(version)]
 struct Cli {
     #[command(subcommand)]
     verb: Verb,
@@ -134,12 +134,10 @@ fn run(verb: Verb) -> anyhow::Result<()> {
 /// Ends the process as it is: an instance may be in the middle of a run, and neither it nor a load
 /// that is under way is to be waited for. Exit handlers are skipped, because those of native
 /// libraries pull memory away from under threads that still run.
+#[expect(unsafe_code, reason = "the standard library's exit runs exit handlers")]
 fn end() -> ! {
     // SAFETY: `_exit` takes no pointers, and does not return.
-    #[expect(unsafe_code, reason = "the standard library's exit runs exit handlers")]
-    unsafe {
-        libc::_exit(0)
-    }
+    unsafe { libc::_exit(0) }
 }
 
 async fn serve(
@@ -152,9 +150,8 @@ async fn serve(
         .try_clone_to_owned()
         .context("no standard input")?;
     let wire = std::os::unix::net::UnixStream::from(wire);
-    wire.set_nonblocking(true)
+    let wire = Socket::new(wire)
         .context("standard input is no socket: hearth-worker is started by hearth")?;
-    let wire = tokio::net::UnixStream::from_std(wire)?;
 
     // The wire is served while the model loads, so that its end is heard and a failure can be told.
     let start = Start::new();

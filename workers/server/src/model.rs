@@ -11,22 +11,20 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use model_store::{EngineKind, Manifest, ModelSpec, Task, TensorSpec};
-use tokio::sync::mpsc;
+use tokio::sync::{Semaphore, mpsc};
 use workers_engine::Engine;
 use workers_ort::{LoadOptions, OrtEngine, Runtime};
-use workers_protocol::wire::{Credits, PICTURE_INPUT};
+use workers_protocol::wire::{Credits, MAX_ENTRY_BYTES, PICTURE_INPUT};
 use workers_protocol::{CheckedInputs, InferError, PictureOptions, Tensor};
 use workers_vision::Limits;
 
-use crate::instance::{self, Batch};
+use crate::instance::{self, Batch, PostProcessing};
 use masks::MaskRunner;
 use pictures::{PictureRunner, PictureStager, StagedPicture};
 use tensors::TensorRunner;
 
 /// Items of a batch where neither graph nor manifest says.
 const DEFAULT_MAX_BATCH: u32 = 16;
-/// Bytes of entries that wait to be run: some large photos, or a batch of large tensors.
-const STAGE_BYTES: u64 = 128 << 20;
 
 /// What to load, and with what.
 #[derive(Clone, Debug)]
@@ -77,8 +75,11 @@ pub(crate) enum Runner {
 /// What is left to do of an entry when its slot is free.
 pub(crate) enum Finish {
     Done(Vec<Tensor>),
-    Later(Box<dyn FnOnce() -> Result<Vec<Tensor>, InferError> + Send>),
+    Later(Work),
 }
+
+/// Post-processing of one entry.
+pub(crate) type Work = Box<dyn FnOnce() -> Result<Vec<Tensor>, InferError> + Send>;
 
 // === loading ===
 
@@ -270,7 +271,23 @@ pub(crate) fn read_manifest(folder: &Path) -> Result<Manifest, InferError> {
 
 // === staging ===
 
+/// Memory of staged pictures' input tensors. A picture of a few bytes may become a tensor of many
+/// megabytes, which no other credit counts.
+const STAGED_TENSOR_BYTES: u64 = 512 << 20;
+
 impl Stager {
+    /// Returns how many entries may be staged for the memory that their inputs take.
+    fn most_staged(&self) -> u32 {
+        match self {
+            // Their bytes are counted as they are.
+            Self::Tensors(_) => u32::MAX,
+            Self::Pictures(stager) => {
+                let most = STAGED_TENSOR_BYTES / stager.most_input_bytes().max(1);
+                u32::try_from(most).unwrap_or(u32::MAX)
+            }
+        }
+    }
+
     /// Turns a request's inputs into what runs.
     ///
     /// # Errors
@@ -390,9 +407,12 @@ impl Model {
         let slots = loaded.runners.len();
         let (batches, receiver) = mpsc::channel(2 * slots);
         let receiver = Arc::new(Mutex::new(receiver));
-        let pool = tokio::runtime::Handle::current();
+        let post = PostProcessing {
+            pool: tokio::runtime::Handle::current(),
+            room: Arc::new(Semaphore::new(2 * threads + loaded.spec.max_batch as usize)),
+        };
         for (index, runner) in loaded.runners.into_iter().enumerate() {
-            instance::spawn(index, runner, Arc::clone(&receiver), pool.clone()).map_err(
+            instance::spawn(index, runner, Arc::clone(&receiver), post.clone()).map_err(
                 |error| InferError::internal(format!("no thread for an instance: {error}")),
             )?;
         }
@@ -400,11 +420,14 @@ impl Model {
         let threads = u32::try_from(threads).unwrap_or(u32::MAX);
         let credits = Credits {
             slots,
-            // Enough for the next batch of each slot and for every core to decode meanwhile.
+            // Enough for the next batch of each slot and for every core to decode meanwhile, but
+            // for inputs so large that fewer fill the memory.
             stage_entries: (2 * slots)
                 .saturating_mul(loaded.spec.max_batch)
-                .max(2 * threads),
-            stage_bytes: STAGE_BYTES,
+                .max(2 * threads)
+                .min(loaded.stager.most_staged())
+                .max(slots),
+            stage_bytes: MAX_ENTRY_BYTES,
             stage_pixels: limits.max_pixels,
         };
         Ok(Self {

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use model_store::{DataType, EngineKind, Manifest, ModelSpec, Preparation, TensorSpec};
 use workers_ort::{Runtime, rewrite_declared_shapes};
 use workers_protocol::wire::PICTURE_INPUT;
-use workers_protocol::{InferError, PictureOptions, Tensor};
+use workers_protocol::{Code, InferError, PictureOptions, Tensor};
 
 use crate::instance::caught;
 use crate::model::{Finish, Loaded, Runner, Source, Staged, Stager, read_manifest};
@@ -22,10 +22,13 @@ const PICTURE_SIDE: u32 = 64;
 /// Rewrites declared shapes as the manifest says, loads the version, and runs it on zeros.
 pub(crate) fn prepare(source: &Source, onnxruntime: Option<&Path>) -> Preparation {
     let checked = caught("the check", || check(source, onnxruntime));
-    checked.map_or_else(
-        |error| Preparation::Refused(error.message),
-        Preparation::Accepted,
-    )
+    match checked {
+        Ok(spec) => Preparation::Accepted(spec),
+        Err(error) if matches!(error.code, Code::Unavailable | Code::Internal) => {
+            Preparation::Unavailable(error.message)
+        }
+        Err(error) => Preparation::Refused(error.message),
+    }
 }
 
 fn check(source: &Source, onnxruntime: Option<&Path>) -> Result<ModelSpec, InferError> {
@@ -83,9 +86,9 @@ fn rewrite(folder: &Path, manifest: &Manifest) -> Result<Vec<String>, InferError
     let io = |error: std::io::Error| InferError::internal(format!("{}: {error}", file.display()));
     let model = std::fs::read(&file).map_err(io)?;
     match rewrite_declared_shapes(&model, &manifest.inputs, &manifest.outputs)? {
-        Some((rewritten, notes)) => {
-            std::fs::write(&file, rewritten).map_err(io)?;
-            Ok(notes)
+        Some(rewritten) => {
+            std::fs::write(&file, rewritten.model).map_err(io)?;
+            Ok(rewritten.notes)
         }
         None => Ok(Vec::new()),
     }

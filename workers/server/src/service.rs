@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use anyhow::Context as _;
 use futures_util::StreamExt as _;
-use futures_util::stream::BoxStream;
+use futures_util::stream::{self, BoxStream};
 use tokio::sync::{mpsc, watch};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
@@ -124,9 +124,11 @@ impl Service {
         model
             .submit(batch)
             .map_err(|_| InferError::new(Code::Overloaded, "every instance is busy; try again"))?;
-        while let Some(event) = heard.recv().await {
-            if let Event::Answer { result, .. } = event {
-                return Ok(result?.into_response(id));
+        while let Some(events) = heard.recv().await {
+            for event in events {
+                if let Event::Answer { result, .. } = event {
+                    return Ok(result?.into_response(id));
+                }
             }
         }
         Err(InferError::internal("no answer came"))
@@ -213,9 +215,11 @@ impl GrpcInferenceService for Service {
         let model = self.start.model().await?;
         let (events, outgoing) = mpsc::channel(EVENTS);
         // The channel is new: there is room.
-        let _ = events.try_send(Event::Ready(model.credits()));
+        let _ = events.try_send(vec![Event::Ready(model.credits())]);
         tokio::spawn(Session::new(model, events).serve(request.into_inner()));
-        let outgoing = ReceiverStream::new(outgoing).map(|event| Ok(event.into_message()));
+        let outgoing = ReceiverStream::new(outgoing)
+            .flat_map(stream::iter)
+            .map(|event| Ok(event.into_message()));
         Ok(Response::new(outgoing.boxed()))
     }
 }

@@ -11,8 +11,7 @@ use std::time::Instant;
 use bytes::BytesMut;
 use futures_util::StreamExt as _;
 use futures_util::stream::FuturesUnordered;
-use tokio::sync::mpsc;
-use tokio::task::JoinHandle;
+use tokio::task::{AbortHandle, JoinHandle};
 use tonic::Streaming;
 use workers_protocol::oip::ModelInferRequest;
 use workers_protocol::wire::{Command, Entry, Event, Part};
@@ -20,7 +19,7 @@ use workers_protocol::{Code, InferError};
 
 use crate::instance::{Batch, BatchEntry};
 use crate::model::{Model, Staged};
-use crate::reply::Reply;
+use crate::reply::{Events, Reply};
 
 /// Events on their way out; when it is full the session waits for the gateway to read.
 pub(crate) const EVENTS: usize = 256;
@@ -28,7 +27,7 @@ pub(crate) const EVENTS: usize = 256;
 /// The state of one stream.
 pub(crate) struct Session {
     model: Arc<Model>,
-    events: mpsc::Sender<Event>,
+    events: Events,
     entries: HashMap<String, State>,
     staging: FuturesUnordered<JoinHandle<StagingDone>>,
     tickets: u64,
@@ -49,6 +48,8 @@ enum State {
         ticket: u64,
         runs_at_once: bool,
         deadline: Option<Instant>,
+        /// Of work on the blocking pool.
+        abort: Option<AbortHandle>,
     },
     Waiting(BatchEntry),
 }
@@ -62,7 +63,7 @@ struct StagingDone {
 }
 
 impl Session {
-    pub(crate) fn new(model: Arc<Model>, events: mpsc::Sender<Event>) -> Self {
+    pub(crate) fn new(model: Arc<Model>, events: Events) -> Self {
         Self {
             model,
             events,
@@ -82,7 +83,7 @@ impl Session {
                     Ok(None) | Err(_) => return,
                 },
                 Some(done) = self.staging.next(), if !self.staging.is_empty() => {
-                    // Staging catches its own panics; a join error is a runtime that shuts down.
+                    // Staging catches its own panics; a join error is work that was forgotten.
                     if let Ok(done) = done {
                         self.staged(done).await;
                     }
@@ -96,22 +97,34 @@ impl Session {
             Ok(Command::Entry(entry)) => self.begin(entry).await,
             Ok(Command::Part(part)) => self.receive_part(part).await,
             Ok(Command::Run(ids)) => self.run(&ids).await,
-            Ok(Command::Forget(ids)) => ids.iter().for_each(|id| {
-                self.entries.remove(id);
-            }),
+            Ok(Command::Forget(ids)) => ids.iter().for_each(|id| self.forget(id)),
             Err((id, error)) => self.answer(id, error).await,
         }
     }
 
+    /// Nothing is answered: the same id may have been sent again already.
+    fn forget(&mut self, id: &str) {
+        match self.entries.remove(id) {
+            Some(State::Waiting(entry)) => entry.reply.discard(),
+            // Spares the work if no thread has begun it.
+            Some(State::Staging {
+                abort: Some(abort), ..
+            }) => abort.abort(),
+            _ => {}
+        }
+    }
+
     async fn answer(&self, id: String, error: InferError) {
+        self.send(Event::Answer {
+            id,
+            result: Err(error),
+        })
+        .await;
+    }
+
+    async fn send(&self, event: Event) {
         // A closed channel is a gateway that left; the session ends with its stream.
-        let _ = self
-            .events
-            .send(Event::Answer {
-                id,
-                result: Err(error),
-            })
-            .await;
+        let _ = self.events.send(vec![event]).await;
     }
 
     async fn begin(&mut self, entry: Entry) {
@@ -166,6 +179,7 @@ impl Session {
             return;
         };
         let size = part.data.len() as u64;
+        let is_only = buffers.len() == 1;
         let buffer = buffers
             .get_mut(part.input_index)
             .filter(|_| size <= *missing_bytes);
@@ -178,7 +192,7 @@ impl Session {
             // The only part of its input: it is the input.
             *buffer = BytesMut::from(part.data);
         } else {
-            if buffer.is_empty() {
+            if buffer.is_empty() && is_only {
                 buffer.reserve(usize::try_from(*missing_bytes).unwrap_or(0));
             }
             buffer.extend_from_slice(&part.data);
@@ -214,6 +228,7 @@ impl Session {
                 ticket,
                 runs_at_once,
                 deadline,
+                abort: None,
             },
         );
         if !model.stages_pictures() && entry.parts_bytes.is_none() {
@@ -227,7 +242,8 @@ impl Session {
                 })
                 .await;
         }
-        self.staging.push(tokio::task::spawn_blocking(move || {
+        let key = id.clone();
+        let work = tokio::task::spawn_blocking(move || {
             let result =
                 crate::instance::caught("staging", || model.stage(entry.inputs, entry.options));
             StagingDone {
@@ -236,16 +252,21 @@ impl Session {
                 result,
                 is_reported: !runs_at_once,
             }
-        }));
+        });
+        if let Some(State::Staging { abort, .. }) = self.entries.get_mut(&key) {
+            *abort = Some(work.abort_handle());
+        }
+        self.staging.push(work);
     }
 
     async fn staged(&mut self, done: StagingDone) {
         let (runs_at_once, deadline) = match self.entries.get(&done.id) {
-            Some(&State::Staging {
+            Some(State::Staging {
                 ticket,
                 runs_at_once,
                 deadline,
-            }) if ticket == done.ticket => (runs_at_once, deadline),
+                ..
+            }) if *ticket == done.ticket => (*runs_at_once, *deadline),
             // Forgotten meanwhile, and perhaps sent again.
             _ => return,
         };
@@ -266,14 +287,11 @@ impl Session {
         }
         self.entries.insert(done.id.clone(), State::Waiting(entry));
         if done.is_reported {
-            // A closed channel is a gateway that left.
-            let _ = self
-                .events
-                .send(Event::Staged {
-                    id: done.id,
-                    bucket,
-                })
-                .await;
+            self.send(Event::Staged {
+                id: done.id,
+                bucket,
+            })
+            .await;
         }
     }
 
@@ -297,22 +315,23 @@ impl Session {
     /// nothing is left of it.
     async fn submit(&self, entries: Vec<BatchEntry>) {
         if entries.is_empty() {
-            let _ = self.events.send(Event::Free(1)).await;
-            return;
+            return self.send(Event::Free(1)).await;
         }
         let batch = Batch {
             entries,
             events: self.events.clone(),
         };
         if let Err(batch) = self.model.submit(batch) {
-            for entry in batch.entries {
+            let refusal = |entry: BatchEntry| {
                 let error = InferError::new(
                     Code::Overloaded,
                     "more batches were named than there are slots",
                 );
-                entry.reply.send(Err(error)).await;
-            }
-            let _ = self.events.send(Event::Free(1)).await;
+                entry.reply.into_event(Err(error))
+            };
+            let mut events: Vec<_> = batch.entries.into_iter().map(refusal).collect();
+            events.push(Event::Free(1));
+            let _ = self.events.send(events).await;
         }
     }
 }

@@ -128,6 +128,14 @@ impl Preprocessor {
         })
     }
 
+    /// Returns the width and height of the largest tensor that it makes, in pixels.
+    pub fn most_size(&self) -> [u32; 2] {
+        match self.shape {
+            Shape::Letterbox { size, .. } | Shape::Stretch { size } => size,
+            Shape::Native { multiple, max } => [max.next_multiple_of(multiple); 2],
+        }
+    }
+
     /// Decodes a picture and makes its tensor.
     ///
     /// # Errors

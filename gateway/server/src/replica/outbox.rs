@@ -2,13 +2,12 @@
 
 use std::collections::VecDeque;
 use std::pin::Pin;
-use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Instant;
 
 use futures_util::Stream;
 use gateway_scheduler::Key;
-use tokio::sync::{Notify, mpsc};
+use tokio::sync::mpsc;
 use workers_protocol::oip::ModelInferRequest;
 use workers_protocol::wire::{self, PART_BYTES};
 
@@ -26,21 +25,14 @@ type Parts = Box<dyn Iterator<Item = ModelInferRequest> + Send>;
 pub(crate) struct Outbox {
     outgoing: mpsc::Receiver<Outgoing>,
     large: VecDeque<(Key, Parts)>,
-    stopped: Arc<Notify>,
 }
 
 impl Outbox {
-    /// Returns the stream, and what is notified when the other end is closed.
-    pub(crate) fn new(outgoing: mpsc::Receiver<Outgoing>) -> (Self, Arc<Notify>) {
-        let stopped = Arc::new(Notify::new());
-        (
-            Self {
-                outgoing,
-                large: VecDeque::new(),
-                stopped: Arc::clone(&stopped),
-            },
-            stopped,
-        )
+    pub(crate) fn new(outgoing: mpsc::Receiver<Outgoing>) -> Self {
+        Self {
+            outgoing,
+            large: VecDeque::new(),
+        }
     }
 
     /// Returns the message for this, or queues it where it is large.
@@ -88,7 +80,6 @@ impl Stream for Outbox {
                 }
             }
             if let Poll::Ready(None) = polled {
-                this.stopped.notify_one();
                 return Poll::Ready(None);
             }
             while !this.large.is_empty() {
@@ -106,7 +97,7 @@ fn to_wire(key: Key, entry: &Entry) -> wire::Entry {
         id: key.to_bits().to_string(),
         inputs: entry.inputs.clone(),
         options: entry.options.clone(),
-        timeout: Some(entry.deadline.saturating_duration_since(Instant::now())),
+        timeout: Some(entry.deadline.at.saturating_duration_since(Instant::now())),
         stage_only: true,
         parts_bytes: None,
     }

@@ -10,6 +10,7 @@ use workers_protocol::InferError;
 
 use super::{ApiError, Front};
 use crate::budget::Reservation;
+use crate::entry::Deadline;
 
 /// Room for a body of unknown length grows by doubling, from this.
 const FIRST_ROOM: usize = 64 << 10;
@@ -24,18 +25,27 @@ impl Front {
     /// it grows where it is not. It is refused, never parked, when there is no room.
     ///
     /// # Errors
-    /// 413 over the limit of one body, 429 without room, 408 for a client that stalls.
+    /// 413 over the limit of one body, 429 without room, 408 for a client that stalls or takes
+    /// longer than its own deadline.
     pub(super) async fn read(
         &self,
         headers: &HeaderMap,
         body: Body,
+        deadline: Deadline,
     ) -> Result<(Bytes, Reservation), ApiError> {
         let mut reading = Reading {
             reservation: self.budget.reservation(),
             max_bytes: self.limits.max_body,
         };
         let mut frames = body.into_data_stream();
-        let result = reading.read(content_length(headers), &mut frames).await;
+        let read = reading.read(content_length(headers), &mut frames);
+        let result = match tokio::time::timeout_at(deadline.at.into(), read).await {
+            Ok(result) => result,
+            Err(_) => Err(ApiError::with_status(
+                StatusCode::REQUEST_TIMEOUT,
+                "the deadline passed before the body had come",
+            )),
+        };
         if result.is_err() {
             tokio::spawn(tokio::time::timeout(LINGER, async move {
                 while let Some(Ok(_)) = frames.next().await {}

@@ -35,10 +35,11 @@ impl ApiError {
         }
     }
 
-    /// Says when trying again may help.
+    /// Says when trying again may help, where that is known.
     pub(crate) fn retry_after(self, retry_after: Duration) -> Self {
+        let known = Some(retry_after).filter(|known| !known.is_zero());
         Self {
-            retry_after: Some(retry_after),
+            retry_after: known.or(self.retry_after),
             ..self
         }
     }
@@ -74,10 +75,7 @@ impl IntoResponse for ApiError {
             }),
         )
             .into_response();
-        if let Some(retry_after) = self
-            .retry_after
-            .filter(|retry_after| !retry_after.is_zero())
-        {
+        if let Some(retry_after) = self.retry_after {
             let ms = retry_after.as_millis().max(1);
             let headers = response.headers_mut();
             // Whole seconds, rounded up (RFC 9110 § 10.2.3), and precisely.

@@ -1,23 +1,14 @@
 //! Without credentials only this machine may call, and only of its own accord.
 
-use axum::extract::Request;
-use axum::middleware::Next;
-use axum::response::{IntoResponse as _, Response};
 use http::{HeaderMap, Uri, header};
 use workers_protocol::{Code, InferError};
 
-use super::ApiError;
-
 /// Refuses a `Host` that is no loopback name, since a page may give its own name this machine's
 /// address (DNS rebinding), and an `Origin` that is none, since a page may send requests anywhere.
-pub(super) async fn loopback_only(request: Request, next: Next) -> Response {
-    match check(request.headers(), request.uri()) {
-        Ok(()) => next.run(request).await,
-        Err(error) => ApiError::from(error).into_response(),
-    }
-}
-
-fn check(headers: &HeaderMap, uri: &Uri) -> Result<(), InferError> {
+///
+/// # Errors
+/// `PermissionDenied`, naming what is foreign.
+pub(super) fn check(headers: &HeaderMap, uri: &Uri) -> Result<(), InferError> {
     let refuse = |what: &str, value: &str| {
         Err(InferError::new(
             Code::PermissionDenied,

@@ -1,7 +1,6 @@
 //! `POST /v2/models/{name}/infer`: tensors in, tensors out.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use axum::body::Body;
 use axum::extract::{Path, State};
@@ -12,7 +11,8 @@ use workers_protocol::codec::{EncodedAnswer, InferRequest};
 use workers_protocol::wire::PART_BYTES;
 use workers_protocol::{CheckedInputs, InferError, PictureOptions};
 
-use super::{Admission, ApiError, Front, with_timing};
+use super::{Admission, ApiError, Front, for_bytes, with_timing};
+use crate::entry::Deadline;
 use crate::revision::Revision;
 
 const JSON_LENGTH: HeaderName = HeaderName::from_static("inference-header-content-length");
@@ -51,14 +51,16 @@ impl Front {
             ))
             .into());
         }
-        let timeout = self.timeout(headers, revision)?;
+        let deadline = self.deadline(headers, revision)?;
         let json_bytes = json_bytes(headers)?;
-        let (body, mut reservation) = self.read(headers, body).await?;
+        let (body, mut reservation) = self.read(headers, body, deadline).await?;
 
-        let mut request = InferRequest::parse(&body, json_bytes, |bytes| reservation.grow(bytes))?;
-        let timeout = request
-            .timeout
-            .map_or(timeout, |own: Duration| own.min(timeout));
+        let mut request = for_bytes(json_bytes.unwrap_or(body.len()), || {
+            InferRequest::parse(&body, json_bytes, |bytes| reservation.grow(bytes))
+        })?;
+        // The protocol's own parameter may only shorten what holds.
+        let own = request.timeout.map(Deadline::after);
+        let deadline = own.filter(|own| own.at < deadline.at).unwrap_or(deadline);
         let inputs = std::mem::take(&mut request.inputs);
         let checked = CheckedInputs::check(&revision.model.spec, inputs)?;
         let bytes: usize = checked.inputs.iter().map(|input| input.data.len()).sum();
@@ -78,7 +80,7 @@ impl Front {
             Staging::Reported
         };
         let admission = Admission {
-            timeout,
+            deadline,
             cost,
             staging,
             reservation: Arc::new(reservation),
@@ -93,8 +95,11 @@ impl Front {
             .await?;
 
         let version = revision.version.to_string();
-        let encoded =
-            EncodedAnswer::encode(&request, name.as_str(), &version, &answered.answer.outputs)?;
+        let outputs = &answered.answer.outputs;
+        let bytes = outputs.iter().map(|output| output.data.len()).sum();
+        let encoded = for_bytes(bytes, || {
+            EncodedAnswer::encode(&request, name.as_str(), &version, outputs)
+        })?;
         Ok(with_timing(&answered, response(encoded)))
     }
 }

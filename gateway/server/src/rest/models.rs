@@ -75,7 +75,7 @@ impl Front {
         let listed = self.catalog.versions(revision.name.as_str());
         let mut notes = spec.notes.clone();
         for (version, listed) in &listed {
-            if let VersionState::Refused(reason) = &listed.state {
+            if let VersionState::Refused(reason) | VersionState::Failed(reason) = &listed.state {
                 notes.push(format!("version {version} can't be served: {reason}"));
             }
             if listed.is_changed {

@@ -6,6 +6,7 @@ use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
 use bytes::Bytes;
 use workers_protocol::{InferError, PictureFormat};
 
+use super::for_bytes;
 use crate::budget::Reservation;
 
 /// Pictures of one request at most: each is an entry in the queue.
@@ -17,7 +18,8 @@ const BASE64: GeneralPurpose = GeneralPurpose::new(
     GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent),
 );
 
-/// Returns the encoded pictures of a body. Raw and multipart pictures share its memory.
+/// Returns the encoded pictures of a body. A raw one shares its memory; of the others the copies are
+/// reserved before they are made.
 ///
 /// # Errors
 /// `InvalidArgument`, saying what the body looks like; `Overloaded` without room to decode base64.
@@ -34,7 +36,11 @@ pub(super) async fn pictures(
         return Ok(vec![body]);
     }
     if let Some(boundary) = boundary(&body) {
-        return multipart(body.clone(), boundary, reservation).await;
+        // multer gathers parts into a buffer of its own, and copies them out of it.
+        reservation.grow(2 * body.len() as u64)?;
+        let pictures = multipart(body, boundary, reservation).await?;
+        reservation.shrink_to(pictures.iter().map(|picture| picture.len() as u64).sum());
+        return Ok(pictures);
     }
     one(&body, reservation).map(|picture| vec![picture])
 }
@@ -113,19 +119,22 @@ fn one(data: &Bytes, reservation: &mut Reservation) -> Result<Bytes, InferError>
             describe(data)
         )));
     }
-    reservation.grow(text.len() as u64)?;
-    let has_spaces = text.iter().any(u8::is_ascii_whitespace);
-    let decoded = if has_spaces {
-        let packed: Vec<u8> = text
-            .iter()
-            .copied()
-            .filter(|byte| !byte.is_ascii_whitespace())
-            .collect();
-        BASE64.decode(packed)
-    } else {
-        BASE64.decode(text)
+    // What it is decoded to, and a copy without line breaks where there are any.
+    reservation.grow(2 * text.len() as u64)?;
+    let decode = || {
+        let has_spaces = text.iter().any(u8::is_ascii_whitespace);
+        if has_spaces {
+            let packed: Vec<u8> = text
+                .iter()
+                .copied()
+                .filter(|byte| !byte.is_ascii_whitespace())
+                .collect();
+            BASE64.decode(packed)
+        } else {
+            BASE64.decode(text)
+        }
     };
-    decoded
+    for_bytes(text.len(), decode)
         .map(Bytes::from)
         .map_err(|error| InferError::invalid(format!("the body is not base64 throughout: {error}")))
 }

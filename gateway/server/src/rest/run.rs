@@ -42,6 +42,9 @@ struct Prediction {
     /// x1, y1, x2, y2 in pixels of the upright picture.
     #[serde(rename = "box", skip_serializing_if = "Option::is_none")]
     rect: Option<[f32; 4]>,
+    /// Of a face, x and y in the same pixels: eyes, nose, corners of the mouth.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    landmarks: Option<[[f32; 2]; 5]>,
 }
 
 #[derive(Serialize)]
@@ -74,9 +77,9 @@ pub(super) async fn run(
     }
     let mut options = options(query.as_deref())?;
     options.draw = drawing(&headers);
-    let timeout = front.timeout(&headers, &revision)?;
+    let deadline = front.deadline(&headers, &revision)?;
 
-    let (body, mut reservation) = front.read(&headers, body).await?;
+    let (body, mut reservation) = front.read(&headers, body, deadline).await?;
     let pictures = pictures(body, &mut reservation).await?;
     let reservation = Arc::new(reservation);
     let admission = |picture: &Bytes| {
@@ -94,7 +97,7 @@ pub(super) async fn run(
             items: 1,
         };
         Ok(Admission {
-            timeout,
+            deadline,
             cost,
             staging: Staging::Reported,
             reservation: Arc::clone(&reservation),
@@ -182,22 +185,33 @@ fn options(query: Option<&str>) -> Result<PictureOptions, InferError> {
     Ok(options)
 }
 
-/// Returns the format of the drawn picture that `Accept` asks for. Wildcards ask for JSON, since
-/// every client sends them.
+/// Returns the format of the drawn picture that `Accept` asks for: the most wanted media type that
+/// there is decides, of equals the first. Wildcards ask for JSON, since every client sends them.
 fn drawing(headers: &HeaderMap) -> Option<DrawFormat> {
-    headers
+    let mut best = (0.0, None);
+    for range in headers
         .get_all(header::ACCEPT)
         .iter()
         .filter_map(|value| value.to_str().ok())
         .flat_map(|value| value.split(','))
-        .map(|range| range.split(';').next().unwrap_or_default().trim())
-        .find_map(|media| match media {
-            _ if media.eq_ignore_ascii_case("image/jpeg") => Some(Some(DrawFormat::Jpeg)),
-            _ if media.eq_ignore_ascii_case("image/png") => Some(Some(DrawFormat::Png)),
-            _ if media.eq_ignore_ascii_case("application/json") => Some(None),
-            _ => None,
-        })
-        .flatten()
+    {
+        let mut parts = range.split(';').map(str::trim);
+        let media = parts.next().unwrap_or_default();
+        let format = match media {
+            _ if media.eq_ignore_ascii_case("image/jpeg") => Some(DrawFormat::Jpeg),
+            _ if media.eq_ignore_ascii_case("image/png") => Some(DrawFormat::Png),
+            _ if media.eq_ignore_ascii_case("application/json") => None,
+            _ => continue,
+        };
+        // RFC 9110 § 12.4.2: 1 where there is none, and 0 is unwanted.
+        let weight = parts
+            .find_map(|part| part.strip_prefix("q=").or_else(|| part.strip_prefix("Q=")))
+            .map_or(1.0, |weight| weight.parse().unwrap_or(0.0));
+        if weight > best.0 {
+            best = (weight, format);
+        }
+    }
+    best.1
 }
 
 fn input(picture: Bytes) -> Tensor {
@@ -224,6 +238,7 @@ fn found<'a>(revision: &'a Revision, answered: &Answered) -> Result<Found<'a>, I
         chunks?.get(at).map(|bytes| f32::from_le_bytes(*bytes))
     };
     let (scores, label_scores, boxes) = (floats("scores"), floats("label_scores"), floats("boxes"));
+    let landmarks = floats("landmarks");
     let labels = output(answered, "labels")
         .ok_or_else(|| InferError::internal("the answer has no labels"))?;
     let predictions = labels
@@ -236,6 +251,12 @@ fn found<'a>(revision: &'a Revision, answered: &Answered) -> Result<Found<'a>, I
             rect: boxes
                 .and_then(|boxes| boxes.get(4 * at..4 * at + 4))
                 .map(|sides| [0, 1, 2, 3].map(|side| f32::from_le_bytes(sides[side]))),
+            landmarks: landmarks
+                .and_then(|all| all.get(10 * at..10 * at + 10))
+                .map(|sides| {
+                    let number = |index: usize| f32::from_le_bytes(sides[index]);
+                    [0, 1, 2, 3, 4].map(|point| [number(2 * point), number(2 * point + 1)])
+                }),
         })
         .collect();
     let size = output(answered, "size").map(|size| size.data.as_chunks::<8>().0);

@@ -113,32 +113,45 @@ impl MaskRunner {
                 if let Some(labels) = &staged.options.labels {
                     predictions.found.retain(|one| labels.contains(&one.label));
                 }
+                if let Some(top_k) = staged.options.top_k {
+                    let top_k = usize::try_from(top_k).unwrap_or(usize::MAX);
+                    predictions.found.truncate(top_k);
+                }
                 let (stager, staged) = (Arc::clone(&self.stager), Arc::clone(staged));
                 Finish::Later(Box::new(move || stager.answer(&staged, &predictions)))
             });
         Ok(finishes.collect())
     }
 
-    /// Runs the second stage on a black picture, cut out of a black picture.
+    /// Runs the second stage on parts of a black picture, as many as it may be given at once and
+    /// two at most: a graph may declare a free batch and have it fixed inside.
     pub(crate) fn try_second_stage(&mut self) -> Result<(), InferError> {
         let black = Picture::new(8, 8, vec![0; 8 * 8 * 3])?;
-        let prepared = self.classify.preprocessor.prepare_crop(
-            &black,
-            [0.0, 0.0, 8.0, 8.0],
-            &mut self.scratch,
-        )?;
-        let [a, b, c] = prepared
-            .shape
-            .map(|side| i64::try_from(side).unwrap_or(i64::MAX));
-        let input = input_tensor(&self.classify.input, vec![1, a, b, c], prepared.tensor);
-        self.judge(
-            &[Face {
+        let face = |scratch: &mut Scratch| {
+            let whole = [0.0, 0.0, 8.0, 8.0];
+            let prepared = self
+                .classify
+                .preprocessor
+                .prepare_crop(&black, whole, scratch)?;
+            let [a, b, c] = prepared
+                .shape
+                .map(|side| i64::try_from(side).unwrap_or(i64::MAX));
+            let input = input_tensor(&self.classify.input, vec![1, a, b, c], prepared.tensor);
+            Ok(Face {
                 picture: 0,
                 prediction: 0,
                 input,
-            }],
-            &mut [],
-        )
+            })
+        };
+        let faces: Vec<Face> = (0..self.classify.max_batch.min(2))
+            .map(|_| face(&mut self.scratch))
+            .collect::<Result<_, InferError>>()?;
+        self.judge(&faces, &mut []).map_err(|error| {
+            InferError::invalid(format!(
+                "the second stage does not run {} pictures at once ({error}): set its `batch: {{ max: 1 }}`",
+                faces.len()
+            ))
+        })
     }
 
     /// Cuts the best faces out of a picture, as many as the second stage takes.

@@ -26,6 +26,8 @@ pub(crate) struct PictureStager {
     limits: Limits,
     keep: Keep,
     layout: Layout,
+    /// Width and height of the largest input, in pixels.
+    most_size: [u32; 2],
     /// The graph's input.
     input: TensorSpec,
 }
@@ -106,6 +108,7 @@ impl PictureStager {
             Keep::Nothing
         };
         let preprocessor = Preprocessor::new(&part.manifest.input, input)?;
+        let most_size = preprocessor.most_size();
         Ok(Self {
             preprocessor,
             reader,
@@ -113,6 +116,7 @@ impl PictureStager {
             limits,
             keep,
             layout: part.manifest.input.layout,
+            most_size,
             input: input.clone(),
         })
     }
@@ -125,7 +129,8 @@ impl PictureStager {
         let mut own = options.clone();
         if let Some(second) = &self.second {
             second.check(&options)?;
-            own.labels = None;
+            // Both are about what the second stage says.
+            (own.labels, own.top_k) = (None, None);
         }
         let selection = match &self.reader {
             Reader::Detector(detector) => detector.select(&own)?,
@@ -169,6 +174,7 @@ impl PictureStager {
                         label: label(labels, detection.class),
                         score: detection.score,
                         rect: Some(detection.rect),
+                        landmarks: detection.landmarks,
                         label_score: None,
                     })
                     .collect()
@@ -183,6 +189,7 @@ impl PictureStager {
                         label: label(labels, one.class),
                         score: one.score,
                         rect: None,
+                        landmarks: None,
                         label_score: None,
                     })
                     .collect()
@@ -210,6 +217,12 @@ impl PictureStager {
             outputs.push(predictions.draw(picture, format)?);
         }
         Ok(outputs)
+    }
+
+    /// Returns the bytes of the largest input tensor.
+    pub(super) fn most_input_bytes(&self) -> u64 {
+        let [width, height] = self.most_size.map(u64::from);
+        3 * size_of::<f32>() as u64 * width * height
     }
 
     /// Width and height of an input tensor.

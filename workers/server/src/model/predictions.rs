@@ -1,7 +1,8 @@
 //! What was found in a picture, as tensors and drawn.
 //!
 //! The outputs of a model with a task: `boxes` FP32 `[n, 4]` (x1, y1, x2, y2 in pixels of the upright
-//! picture; detection only), `scores` FP32 `[n]`, `labels` BYTES `[n]`, `label_scores` FP32 `[n]`
+//! picture; detection only), `landmarks` FP32 `[n, 5, 2]` (of faces: eyes, nose, corners of the
+//! mouth), `scores` FP32 `[n]`, `labels` BYTES `[n]`, `label_scores` FP32 `[n]`
 //! (two stages only: how sure the second is), `size` INT64 `[2]` (width, height), `truncated` BOOL
 //! `[1]` (two stages only: there were more than the second stage takes), `drawing` BYTES `[1]` (an
 //! encoded picture, where asked for).
@@ -29,6 +30,7 @@ pub(super) struct Prediction {
     pub(super) label: String,
     pub(super) score: f32,
     pub(super) rect: Option<[f32; 4]>,
+    pub(super) landmarks: Option<[[f32; 2]; 5]>,
     /// How sure the second stage is of the label.
     pub(super) label_score: Option<f32>,
 }
@@ -67,6 +69,17 @@ impl Predictions {
                 &[n, 4],
                 floats(rects.into_iter()),
             ));
+        }
+        let landmarks: Vec<f32> = self
+            .found
+            .iter()
+            .filter_map(|one| one.landmarks)
+            .flat_map(<[[f32; 2]; 5]>::into_iter)
+            .flatten()
+            .collect();
+        if landmarks.len() == 10 * n && n > 0 {
+            let landmarks = floats(landmarks.into_iter());
+            tensors.push(tensor("landmarks", DataType::Fp32, &[n, 5, 2], landmarks));
         }
         if label_scores.len() == n {
             tensors.push(tensor(

@@ -1,0 +1,19 @@
+//! Hearth as its users meet it: the real programs, over HTTP and on the command line.
+
+#![expect(
+    clippy::unwrap_used,
+    reason = "what the helpers of a test do not expect fails the test"
+)]
+
+mod add_one;
+mod command;
+mod hearth;
+mod infer;
+mod load;
+mod pictures;
+mod process;
+mod queue;
+mod refusals;
+mod run;
+mod store;
+mod truth;

@@ -1,0 +1,167 @@
+//! A running `hearth-worker`, and what a test sends it.
+
+use std::fs::{self, File};
+use std::net::Shutdown;
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::{Duration, Instant};
+
+use tempfile::TempDir;
+use tonic::Streaming;
+use workers_protocol::oip::grpc_inference_service_client::GrpcInferenceServiceClient;
+use workers_protocol::oip::model_infer_request::InferInputTensor;
+use workers_protocol::oip::{ModelInferRequest, ModelStreamInferResponse};
+use workers_protocol::transport::{self, Connection};
+
+/// How long a test waits for something that is to happen; far above what it takes.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
+
+/// What a worker says, in the folder of its version.
+const LOG: &str = "worker.log";
+
+pub(crate) type Client = GrpcInferenceServiceClient<Connection>;
+
+/// Returns the path of one of the tiny graphs of `workers/ort/tests/models`.
+pub(crate) fn tiny(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("../ort/tests/models/{name}.onnx"))
+}
+
+/// Returns a version's folder with this manifest and one of the tiny graphs.
+pub(crate) fn version(manifest: &str, graph: &str) -> TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    fs::write(folder.path().join("model.yaml"), manifest).unwrap();
+    fs::copy(tiny(graph), folder.path().join("model.onnx")).unwrap();
+    folder
+}
+
+pub(crate) fn command(verb: &str, version: &Path) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_hearth-worker"));
+    command.arg(verb).arg("--model").arg(version);
+    command.args(["--threads", "1"]).env_remove("RUST_LOG");
+    command
+}
+
+/// Polls until there is something, and returns it; fails when it takes too long.
+pub(crate) async fn eventually<T>(what: &str, mut poll: impl FnMut() -> Option<T>) -> T {
+    let began = Instant::now();
+    loop {
+        if let Some(found) = poll() {
+            return found;
+        }
+        assert!(began.elapsed() < PATIENCE, "waited in vain: {what}");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+/// A running worker. Killed when it is dropped, and its log shown if the test failed.
+#[derive(Debug)]
+pub(crate) struct Worker {
+    process: Child,
+    folder: TempDir,
+    /// Our end of its wire.
+    pub(crate) wire: UnixStream,
+}
+
+impl Worker {
+    pub(crate) fn start(folder: TempDir) -> Self {
+        let (wire, theirs) = UnixStream::pair().unwrap();
+        let process = command("serve", folder.path())
+            .arg("--debug-socket")
+            .arg(folder.path().join("sockets/worker.sock"))
+            .stdin(Stdio::from(OwnedFd::from(theirs)))
+            .stderr(File::create(folder.path().join(LOG)).unwrap())
+            .spawn()
+            .unwrap();
+        Self {
+            process,
+            folder,
+            wire,
+        }
+    }
+
+    pub(crate) fn pid(&self) -> u32 {
+        self.process.id()
+    }
+
+    pub(crate) fn socket(&self) -> PathBuf {
+        self.folder.path().join("sockets/worker.sock")
+    }
+
+    /// Connects to its debug socket, once that is there.
+    pub(crate) async fn connect(&self) -> Client {
+        let path = self.socket();
+        let socket = eventually("the debug socket", || UnixStream::connect(&path).ok()).await;
+        client(socket).await
+    }
+
+    /// Returns a client on its wire.
+    pub(crate) async fn client(&self) -> Client {
+        client(self.wire.try_clone().unwrap()).await
+    }
+
+    /// Closes its wire, as a gateway that ends does, and waits for its end.
+    pub(crate) async fn close(&mut self) -> ExitStatus {
+        self.wire.shutdown(Shutdown::Both).unwrap();
+        eventually("the worker ends", || self.process.try_wait().unwrap()).await
+    }
+}
+
+impl Drop for Worker {
+    #[expect(clippy::print_stderr, reason = "shown where a test fails")]
+    fn drop(&mut self) {
+        // Fails only where it has ended.
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+        if std::thread::panicking() {
+            let log = fs::read_to_string(self.folder.path().join(LOG));
+            eprintln!("=== the log of the worker ===\n{}", log.unwrap_or_default());
+        }
+    }
+}
+
+async fn client(socket: UnixStream) -> Client {
+    socket.set_nonblocking(true).unwrap();
+    let socket = tokio::net::UnixStream::from_std(socket).unwrap();
+    let (client, driver) = transport::connect(socket).await.unwrap();
+    tokio::spawn(driver);
+    client
+}
+
+/// Returns a plain request of one FP32 input.
+pub(crate) fn floats(id: &str, name: &str, shape: &[i64], values: &[f32]) -> ModelInferRequest {
+    let bytes: Vec<u8> = values
+        .iter()
+        .flat_map(|value| value.to_le_bytes())
+        .collect();
+    ModelInferRequest {
+        id: id.to_owned(),
+        inputs: vec![InferInputTensor {
+            name: name.to_owned(),
+            datatype: "FP32".to_owned(),
+            shape: shape.to_vec(),
+            ..Default::default()
+        }],
+        raw_input_contents: vec![bytes.into()],
+        ..Default::default()
+    }
+}
+
+/// Reads raw contents as FP32.
+pub(crate) fn read_floats(bytes: &[u8]) -> Vec<f32> {
+    let (chunks, rest) = bytes.as_chunks::<4>();
+    assert_eq!(rest, b"");
+    chunks
+        .iter()
+        .map(|&chunk| f32::from_le_bytes(chunk))
+        .collect()
+}
+
+/// Returns the next message, which has to come.
+pub(crate) async fn next(
+    events: &mut Streaming<ModelStreamInferResponse>,
+) -> ModelStreamInferResponse {
+    let message = tokio::time::timeout(PATIENCE, events.message()).await;
+    message.unwrap().unwrap().unwrap()
+}
