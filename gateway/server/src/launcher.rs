@@ -33,6 +33,8 @@ const PASSED_ON: [&str; 9] = [
 pub(crate) struct Started {
     pub(crate) child: Child,
     pub(crate) wire: Socket,
+    /// The same, to shut it down.
+    pub(crate) wire_handle: std::os::unix::net::UnixStream,
 }
 
 /// A worker's verdict that a version can't be served, which is final for these files.
@@ -67,9 +69,11 @@ pub(crate) fn start(
                 command.as_std().get_program().display()
             )
         })?;
+    let wire = Socket::new(ours)?;
     Ok(Started {
         child,
-        wire: Socket::new(ours)?,
+        wire_handle: wire.handle()?,
+        wire,
     })
 }
 

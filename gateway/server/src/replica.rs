@@ -3,6 +3,7 @@
 
 mod outbox;
 
+use std::net::Shutdown;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -95,9 +96,12 @@ impl Replica {
                 tracing::info!(%model, pid, "worker starting");
                 let timeout = Duration::from_secs(options.start_timeout_s);
                 let end = self.serve(started.wire, timeout, orders).await;
+                // The connection's own tasks would keep it open, and the worker alive. It fails only
+                // where the other end is closed already.
+                let _ = started.wire_handle.shutdown(Shutdown::Both);
                 let status = end_child(&mut started.child).await;
                 match end {
-                    Ok(End::Stopped) => tracing::info!(%model, pid, "worker stopped"),
+                    Ok(End::Stopped) => tracing::info!(%model, pid, %status, "worker stopped"),
                     Ok(End::Died) => tracing::warn!(%model, pid, %status, "worker died"),
                     Err(error) => {
                         tracing::error!(%model, pid, %status, error = format!("{error:#}"), "worker failed");
@@ -123,7 +127,7 @@ impl Replica {
         let (mut client, driver) = transport::connect(wire)
             .await
             .context("no HTTP/2 on the wire")?;
-        // Ends when the client and its streams are dropped, at the end of this function.
+        // Ends when the wire is shut down.
         tokio::spawn(async move {
             // How the connection ended is told by the stream.
             let _ = driver.await;

@@ -149,10 +149,10 @@ fn requests_outlive_the_workers_that_are_killed_under_them() {
         at -= random.unit().ln() / (saturation / 2.0);
         arrivals.push(Duration::from_secs_f64(at));
     }
-    // One in each part of the time, anywhere in the middle half of it.
+    // One in each part of the time, anywhere in it.
     let n_kills = (seconds * KILLS_PER_SECOND).round();
     let moments: Vec<_> = (0..n_kills as u32)
-        .map(|part| f64::from(part) + 0.25 + random.unit() / 2.0)
+        .map(|part| f64::from(part) + random.unit())
         .map(|part| Duration::from_secs_f64(part * seconds / n_kills))
         .collect();
 
@@ -183,7 +183,12 @@ fn requests_outlive_the_workers_that_are_killed_under_them() {
     );
     assert_eq!(answers.len(), arrivals.len());
     let n_good = n_by_status.get(&200).copied().unwrap_or(0);
-    assert!(100 * n_good >= 99 * answers.len(), "{n_by_status:?}");
+    // One in a hundred may be killed twice; so may one of a short run's fewer.
+    let n_given_up = answers.len() - n_good;
+    assert!(
+        n_given_up <= (answers.len() / 100).max(1),
+        "{n_by_status:?}"
+    );
     assert!(metric("entry_runs_most") <= 2.0);
     hearth.post(path, &body).ok();
     hearth.stop();
@@ -309,6 +314,7 @@ fn a_chunked_body_takes_room_as_it_grows_and_is_refused_when_there_is_none() {
     send(&mut late, b"BM");
     let answer = read_answer(&mut late);
     assert!(answer.starts_with("HTTP/1.1 429 "), "{answer}");
+    drop(late);
 
     // Of those that hold all the room, the first to need more makes place for the others.
     let mut socket = growing.remove(0);

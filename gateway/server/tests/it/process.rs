@@ -244,6 +244,8 @@ fn what_is_in_flight_is_answered_before_the_end() {
     assert_eq!(status.code(), Some(0));
     assert!(!is_alive(worker));
     assert!(hearth.log().contains("stopped"), "{}", hearth.log());
+    let of_itself = "status=exit status: 0";
+    assert!(hearth.log().contains(of_itself), "{}", hearth.log());
 }
 
 #[test]

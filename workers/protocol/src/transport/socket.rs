@@ -36,6 +36,14 @@ impl Socket {
             full: None,
         })
     }
+
+    /// Returns the same socket, to shut it down while somebody else reads and writes it.
+    ///
+    /// # Errors
+    /// When there are no more descriptors.
+    pub fn handle(&self) -> io::Result<UnixStream> {
+        self.socket.get_ref().try_clone()
+    }
 }
 
 impl AsyncRead for Socket {
@@ -113,4 +121,53 @@ fn watched(socket: UnixStream, interest: Interest) -> io::Result<AsyncFd<UnixStr
     // dropped, which the `AsyncFd` does last.
     let watched = unsafe { AsyncFd::register_with_interest(socket, interest) };
     Ok(watched?)
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
+    use super::*;
+
+    fn pair() -> (Socket, Socket) {
+        let (one, other) = UnixStream::pair().unwrap();
+        (Socket::new(one).unwrap(), Socket::new(other).unwrap())
+    }
+
+    #[tokio::test]
+    async fn a_writer_waits_for_room_and_goes_on() {
+        let (mut writer, mut reader) = pair();
+        // Many times what the system buffers.
+        let sent: Vec<u8> = (0..10_000_000_u32).map(|at| (at >> 8) as u8).collect();
+        let mut received = Vec::new();
+        let write = async {
+            writer.write_all(&sent).await.unwrap();
+            writer.shutdown().await.unwrap();
+        };
+        tokio::join!(write, async {
+            reader.read_to_end(&mut received).await.unwrap()
+        });
+        assert!(received == sent);
+        assert!(writer.full.is_none());
+    }
+
+    #[tokio::test]
+    async fn a_reader_hears_all_that_comes_after_it_had_read_all() {
+        let (mut one, mut other) = pair();
+        let mut buffer = [0; 64];
+        for message in [&b"first"[..], b"second"] {
+            one.write_all(message).await.unwrap();
+            let n_read = other.read(&mut buffer).await.unwrap();
+            assert_eq!(&buffer[..n_read], message);
+        }
+    }
+
+    #[tokio::test]
+    async fn both_ends_end_when_a_handle_shuts_the_socket_down() {
+        let (mut one, mut other) = pair();
+        let handle = one.handle().unwrap();
+        handle.shutdown(Shutdown::Both).unwrap();
+        assert_eq!(one.read(&mut [0; 8]).await.unwrap(), 0);
+        assert_eq!(other.read(&mut [0; 8]).await.unwrap(), 0);
+    }
 }

@@ -1,5 +1,6 @@
 //! A running `hearth-worker`, and what a test sends it.
 
+use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::net::Shutdown;
 use std::os::fd::OwnedFd;
@@ -66,10 +67,15 @@ pub(crate) struct Worker {
 
 impl Worker {
     pub(crate) fn start(folder: TempDir) -> Self {
+        Self::start_with(folder, &[])
+    }
+
+    pub(crate) fn start_with(folder: TempDir, args: &[&OsStr]) -> Self {
         let (wire, theirs) = UnixStream::pair().unwrap();
         let process = command("serve", folder.path())
             .arg("--debug-socket")
             .arg(folder.path().join("sockets/worker.sock"))
+            .args(args)
             .stdin(Stdio::from(OwnedFd::from(theirs)))
             .stderr(File::create(folder.path().join(LOG)).unwrap())
             .spawn()
