@@ -1,5 +1,6 @@
 //! One session of ONNX Runtime, owned by one thread.
 
+use std::borrow::Cow;
 use std::path::Path;
 
 use bytemuck::{CheckedBitPattern, NoUninit};
@@ -249,9 +250,10 @@ impl Engine for OrtEngine {
     }
 
     fn run(&mut self, inputs: &[Tensor]) -> Result<Vec<Tensor>, InferError> {
+        let inputs: Vec<_> = inputs.iter().map(aligned).collect();
         let values = inputs
             .iter()
-            .map(input_value)
+            .map(|tensor| input_value(tensor))
             .collect::<Result<Vec<_>, _>>()?;
         let outputs = self
             .session
@@ -290,7 +292,7 @@ fn input_value(tensor: &Tensor) -> Result<SessionInputValue<'_>, InferError> {
     with_element!(tensor.datatype, numbers(tensor), strings(tensor))
 }
 
-/// Views the bytes where they are; copies them where they are not aligned for their element.
+/// Views the bytes where they are, which is where an element may begin.
 fn numbers<T>(tensor: &Tensor) -> Result<SessionInputValue<'_>, InferError>
 where
     T: PrimitiveTensorElementType + CheckedBitPattern + NoUninit + std::fmt::Debug + 'static,
@@ -301,24 +303,27 @@ where
             tensor.name, tensor.datatype
         ))
     };
-    let is_aligned = tensor.data.as_ptr().align_offset(align_of::<T>()) == 0;
-    if is_aligned {
-        let elements = bytemuck::checked::try_cast_slice::<u8, T>(&tensor.data)
-            .map_err(|error| refused(&error))?;
-        let view = TensorRef::from_array_view((tensor.shape.as_slice(), elements))
-            .map_err(|error| refused(&error))?;
-        return Ok(view.into());
+    let elements = bytemuck::checked::try_cast_slice::<u8, T>(&tensor.data)
+        .map_err(|error| refused(&error))?;
+    let view = TensorRef::from_array_view((tensor.shape.as_slice(), elements))
+        .map_err(|error| refused(&error))?;
+    Ok(view.into())
+}
+
+/// Returns a tensor whose bytes begin where any element may: itself, or a copy. What came over the
+/// wire begins anywhere.
+fn aligned(tensor: &Tensor) -> Cow<'_, Tensor> {
+    if tensor.data.as_ptr().align_offset(align_of::<u64>()) == 0
+        || tensor.datatype == DataType::Bytes
+    {
+        return Cow::Borrowed(tensor);
     }
     let mut aligned = AlignedBytes::zeroed(tensor.data.len());
     aligned.as_mut_slice().copy_from_slice(&tensor.data);
-    let elements = bytemuck::checked::try_cast_slice::<u8, T>(aligned.as_ref())
-        .map_err(|error| refused(&error))?;
-    let owned = OrtTensor::<T>::from_array((
-        tensor.shape.as_slice(),
-        elements.to_vec().into_boxed_slice(),
-    ))
-    .map_err(|error| refused(&error))?;
-    Ok(owned.into_dyn().into())
+    Cow::Owned(Tensor {
+        data: Bytes::from_owner(aligned),
+        ..tensor.clone()
+    })
 }
 
 fn strings(tensor: &Tensor) -> Result<SessionInputValue<'_>, InferError> {

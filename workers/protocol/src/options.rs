@@ -57,11 +57,18 @@ impl PictureOptions {
                 self.top_k = Some(top_k);
             }
             "labels" => {
-                let labels = text
+                let labels: Vec<_> = text
                     .split(',')
                     .map(str::trim)
-                    .filter(|label| !label.is_empty());
-                self.labels = Some(labels.map(str::to_owned).collect());
+                    .filter(|label| !label.is_empty())
+                    .map(str::to_owned)
+                    .collect();
+                if labels.is_empty() {
+                    return Err(InferError::invalid(
+                        "`labels`: expected labels separated by commas, got none",
+                    ));
+                }
+                self.labels = Some(labels);
             }
             "draw" => {
                 self.draw = Some(match text {

@@ -163,6 +163,9 @@ impl<'de> Visitor<'de> for Collect<'_> {
     fn visit_f64<E: Error>(mut self, number: f64) -> Result<(), E> {
         self.count()?;
         match self.datatype {
+            DataType::Fp32 if number.is_finite() && (number as f32).is_infinite() => {
+                return Err(E::custom(format!("{number} is out of the range of FP32")));
+            }
             DataType::Fp32 => self.bytes.extend_from_slice(&(number as f32).to_le_bytes()),
             DataType::Fp64 => self.bytes.extend_from_slice(&number.to_le_bytes()),
             _ => {

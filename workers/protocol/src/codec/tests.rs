@@ -67,6 +67,10 @@ fn refusals_name_the_field() {
             "out of the range of UINT8",
         ),
         (
+            r#"{"inputs":[{"name":"x","shape":[1],"datatype":"FP32","data":[1e39]}]}"#,
+            "out of the range of FP32",
+        ),
+        (
             r#"{"inputs":[{"name":"x","shape":[1],"datatype":"INT8","data":["a"]}]}"#,
             "got a string",
         ),

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Reference predictions: what the models of `examples/models` say about some photos.
 
-The tests of `hearth-worker` compare its answers with `reference.json`, which this program wrote.
+The tests of the gateway (`gateway/server/tests/it/truth.rs`) compare its answers with `reference.json`, which this program wrote.
 It shares no code with Hearth: pictures are decoded and resized by Pillow, the models run in
 ONNX Runtime, and the heads are decoded here, plainly.
 
