@@ -242,7 +242,8 @@ impl Dispatcher {
         }
         let credits = ReplicaCredits {
             slots: credits.slots,
-            stage_entries: credits.stage_entries,
+            // No more than the outbox holds beside runs and what is forgotten.
+            stage_entries: credits.stage_entries.min(OUTBOX as u32 / 4),
             stage_bytes: credits.stage_bytes,
             stage_pixels: credits.stage_pixels,
         };
@@ -251,12 +252,10 @@ impl Dispatcher {
 
     pub(crate) fn replica_down(self: &Arc<Self>, replica: ReplicaId) {
         self.turn(|scheduler, now| scheduler.replica_down(now, replica));
-        let remaining = {
-            let mut state = self.lock();
-            state.replicas.remove(&replica);
-            state.replicas.len()
-        };
-        self.n_replicas.send_replace(remaining);
+        // Counted under the mutex, so that of two that end at once the last has the last word.
+        let mut state = self.lock();
+        state.replicas.remove(&replica);
+        self.n_replicas.send_replace(state.replicas.len());
     }
 
     /// Returns all metrics.

@@ -65,11 +65,14 @@ fn run(work: impl Future<Output = anyhow::Result<()>>) -> anyhow::Result<()> {
     // One thread for four cores. The others are the models'; and a second thread is woken for every
     // request, to find nothing to do: a sixth of what a small one costs (benches/README.md).
     let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
-    tokio::runtime::Builder::new_multi_thread()
+    let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(cores.div_ceil(4))
         .enable_all()
-        .build()?
-        .block_on(work)
+        .build()?;
+    let result = runtime.block_on(work);
+    // A copy or a scan that is under way is not waited for; what it leaves is swept at the next start.
+    runtime.shutdown_background();
+    result
 }
 
 #[expect(clippy::print_stderr, reason = "the command line's own errors")]

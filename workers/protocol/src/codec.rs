@@ -6,6 +6,7 @@
 
 mod data;
 
+use std::collections::HashSet;
 use std::fmt;
 use std::marker::PhantomData;
 use std::time::Duration;
@@ -132,6 +133,42 @@ fn datatype<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<DataTyp
         .map_err(|()| D::Error::custom(format!("`datatype`: {name:?} is none of the protocol's")))
 }
 
+/// Longest id or name, in bytes: they are kept until the answer, and no room is reserved for them.
+const MAX_NAME_BYTES: usize = 1024;
+
+// === impl RequestJson ===
+
+impl RequestJson<'_> {
+    /// Bounds what is kept beside the tensors, and the answer: an output is given once.
+    fn check_names(&self) -> Result<(), InferError> {
+        let inputs = self.inputs.0.iter().map(|input| &input.name);
+        let outputs = self
+            .outputs
+            .iter()
+            .flat_map(|outputs| &outputs.0)
+            .map(|output| &output.name);
+        let is_long = |name: &&String| name.len() > MAX_NAME_BYTES;
+        if self
+            .id
+            .iter()
+            .chain(inputs)
+            .chain(outputs.clone())
+            .any(|name| is_long(&name))
+        {
+            return Err(InferError::invalid(format!(
+                "`id` and names: expected at most {MAX_NAME_BYTES} bytes"
+            )));
+        }
+        let mut seen = HashSet::new();
+        match outputs.into_iter().find(|name| !seen.insert(*name)) {
+            Some(twice) => Err(InferError::invalid(format!(
+                "output `{twice}` is asked for twice"
+            ))),
+            None => Ok(()),
+        }
+    }
+}
+
 // === impl InferRequest ===
 
 impl InferRequest {
@@ -158,6 +195,7 @@ impl InferRequest {
             InferError::invalid(format!("the request's JSON can't be read: {error}"))
         })?;
 
+        request.check_names()?;
         let mut binary = body.slice(json_bytes..);
         let inputs = request
             .inputs

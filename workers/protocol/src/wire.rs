@@ -471,9 +471,9 @@ impl Event {
             InferError::internal(format!("the worker failed: {}", message.error_message))
         })?;
         let parameters = &response.parameters;
-        if !message.error_message.is_empty() {
-            let code =
-                number_of(parameters, "hearth_code").map_or(Code::Internal, Code::from_grpc_code);
+        let code = number_of(parameters, "hearth_code");
+        if code.is_some() || !message.error_message.is_empty() {
+            let code = code.map_or(Code::Internal, Code::from_grpc_code);
             let result = Err(InferError::new(code, message.error_message));
             return Ok(Self::Answer {
                 id: response.id,

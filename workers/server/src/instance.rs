@@ -45,7 +45,11 @@ pub(crate) fn spawn(
         .spawn(move || {
             // One instance waits in `blocking_recv`, the others for the lock: whoever has it is next.
             while let Some(batch) = next(&batches) {
-                instance.run(batch);
+                // What is not caught inside is a thread that can't be made, or a bug of ours: without
+                // its instance the worker is of no use, and the gateway starts another.
+                if catch_unwind(AssertUnwindSafe(|| instance.run(batch))).is_err() {
+                    std::process::abort();
+                }
             }
         })?;
     Ok(())
@@ -155,7 +159,7 @@ impl Instance {
     fn infer(&mut self, staged: &[Staged]) -> (Vec<Result<Finish, InferError>>, Duration) {
         let began = Instant::now();
         let runner = &mut self.runner;
-        let results = match caught("the model", || runner.run(staged)) {
+        let mut results: Vec<_> = match caught("the model", || runner.run(staged)) {
             Ok(finishes) => finishes.into_iter().map(Ok).collect(),
             Err(error) if staged.len() == 1 => vec![Err(error)],
             Err(_) => staged
@@ -169,6 +173,9 @@ impl Instance {
                 })
                 .collect(),
         };
+        results.resize_with(staged.len(), || {
+            Err(InferError::internal("the model gave no answer"))
+        });
         (results, began.elapsed())
     }
 }

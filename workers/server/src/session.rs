@@ -135,7 +135,7 @@ impl Session {
         }
         // A gateway keeps to its credits; whoever does not is refused before memory runs out.
         let credits = self.model.credits();
-        if self.entries.len() >= 2 * credits.stage_entries as usize {
+        if self.entries.len().max(self.staging.len()) >= 2 * credits.stage_entries as usize {
             let error = InferError::new(
                 Code::Overloaded,
                 format!("{} entries are staged already", self.entries.len()),
@@ -232,7 +232,8 @@ impl Session {
             },
         );
         if !model.stages_pictures() && entry.parts_bytes.is_none() {
-            let result = model.stage(entry.inputs, entry.options);
+            let result =
+                crate::instance::caught("staging", || model.stage(entry.inputs, entry.options));
             return self
                 .staged(StagingDone {
                     id,

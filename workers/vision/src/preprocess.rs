@@ -290,6 +290,9 @@ fn resize<'s>(
         InferError::internal(format!("a picture can't be resized: {error}"))
     };
     let [left, top, region_width, region_height] = region;
+    // Sums of fractions may go beyond the picture by a rounding.
+    let region_width = region_width.min(f64::from(picture.width()) - left);
+    let region_height = region_height.min(f64::from(picture.height()) - top);
     // Typed, or code for every pixel type of the library is generated here, a minute of it.
     let source =
         TypedImageRef::<U8x3>::from_buffer(picture.width(), picture.height(), picture.rgb())

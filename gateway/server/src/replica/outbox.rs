@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::pin::Pin;
 use std::task::{Context, Poll};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use futures_util::Stream;
 use gateway_scheduler::Key;
@@ -97,7 +97,14 @@ fn to_wire(key: Key, entry: &Entry) -> wire::Entry {
         id: key.to_bits().to_string(),
         inputs: entry.inputs.clone(),
         options: entry.options.clone(),
-        timeout: Some(entry.deadline.at.saturating_duration_since(Instant::now())),
+        // On the wire 0 is no deadline.
+        timeout: Some(
+            entry
+                .deadline
+                .at
+                .saturating_duration_since(Instant::now())
+                .max(Duration::from_micros(1)),
+        ),
         stage_only: true,
         parts_bytes: None,
     }

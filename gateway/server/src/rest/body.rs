@@ -47,12 +47,23 @@ impl Front {
             )),
         };
         if result.is_err() {
-            tokio::spawn(tokio::time::timeout(LINGER, async move {
-                while let Some(Ok(_)) = frames.next().await {}
-            }));
+            linger(frames);
         }
         result.map(|body| (body, reading.reservation))
     }
+}
+
+/// Refuses a request whose body has not been read.
+pub(super) fn refuse(body: Body, error: InferError) -> ApiError {
+    linger(body.into_data_stream());
+    error.into()
+}
+
+/// Reads what is left of a body and throws it away, for a while.
+fn linger(mut frames: axum::body::BodyDataStream) {
+    tokio::spawn(tokio::time::timeout(LINGER, async move {
+        while let Some(Ok(_)) = frames.next().await {}
+    }));
 }
 
 fn content_length(headers: &HeaderMap) -> Option<u64> {

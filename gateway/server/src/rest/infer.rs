@@ -11,6 +11,7 @@ use workers_protocol::codec::{EncodedAnswer, InferRequest};
 use workers_protocol::wire::PART_BYTES;
 use workers_protocol::{CheckedInputs, InferError, PictureOptions};
 
+use super::body::refuse;
 use super::{Admission, ApiError, Front, for_bytes, with_timing};
 use crate::entry::Deadline;
 use crate::revision::Revision;
@@ -23,7 +24,10 @@ pub(super) async fn infer(
     headers: HeaderMap,
     body: Body,
 ) -> Result<Response, ApiError> {
-    let revision = front.catalog.find(&name, None)?;
+    let revision = match front.catalog.find(&name, None) {
+        Ok(revision) => revision,
+        Err(error) => return Err(refuse(body, error)),
+    };
     front.infer(&revision, &headers, body).await
 }
 
@@ -33,7 +37,10 @@ pub(super) async fn infer_version(
     headers: HeaderMap,
     body: Body,
 ) -> Result<Response, ApiError> {
-    let revision = front.catalog.find(&name, Some(&version))?;
+    let revision = match front.catalog.find(&name, Some(&version)) {
+        Ok(revision) => revision,
+        Err(error) => return Err(refuse(body, error)),
+    };
     front.infer(&revision, &headers, body).await
 }
 

@@ -4,6 +4,7 @@ use base64::Engine as _;
 use base64::alphabet::STANDARD;
 use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
 use bytes::Bytes;
+use futures_util::FutureExt as _;
 use workers_protocol::{InferError, PictureFormat};
 
 use super::for_bytes;
@@ -11,6 +12,9 @@ use crate::budget::Reservation;
 
 /// Pictures of one request at most: each is an entry in the queue.
 const MAX_PICTURES: usize = 256;
+
+/// Parts of a multipart body at most, pictures or not.
+const MAX_FIELDS: usize = 1024;
 
 /// What clients send as base64: padded or not.
 const BASE64: GeneralPurpose = GeneralPurpose::new(
@@ -38,7 +42,12 @@ pub(super) async fn pictures(
     if let Some(boundary) = boundary(&body) {
         // multer gathers parts into a buffer of its own, and copies them out of it.
         reservation.grow(2 * body.len() as u64)?;
-        let pictures = multipart(body, boundary, reservation).await?;
+        // The body is there, so nothing is waited for.
+        let parsed = for_bytes(body.len(), || {
+            multipart(body, boundary, reservation).now_or_never()
+        });
+        let pictures = parsed
+            .unwrap_or_else(|| Err(InferError::internal("the multipart body was not whole")))?;
         reservation.shrink_to(pictures.iter().map(|picture| picture.len() as u64).sum());
         return Ok(pictures);
     }
@@ -72,6 +81,7 @@ async fn multipart(
         InferError::invalid(format!("the multipart body can't be read: {error}"))
     };
     let mut pictures = Vec::new();
+    let mut n_fields = 0;
     while let Some(field) = parts.next_field().await.map_err(broken)? {
         let name = field.name().unwrap_or_default().to_owned();
         let is_file = field.file_name().is_some() || field.content_type().is_some();
@@ -81,6 +91,12 @@ async fn multipart(
             // Forms carry other fields too; a file that is no picture is a mistake.
             Err(_) if !is_file => {}
             Err(error) => return Err(InferError::invalid(format!("part `{name}`: {error}"))),
+        }
+        n_fields += 1;
+        if n_fields > MAX_FIELDS {
+            return Err(InferError::too_large(format!(
+                "expected at most {MAX_FIELDS} parts in a multipart body"
+            )));
         }
         if pictures.len() > MAX_PICTURES {
             return Err(InferError::too_large(format!(

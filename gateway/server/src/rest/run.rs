@@ -16,8 +16,10 @@ use serde::Serialize;
 use workers_protocol::wire::PICTURE_INPUT;
 use workers_protocol::{DrawFormat, InferError, PictureHeader, PictureOptions, Tensor};
 
+use super::body::refuse;
 use super::picture::pictures;
 use super::{Admission, Answered, ApiError, Front, with_timing};
+use crate::entry::Deadline;
 use crate::revision::Revision;
 
 /// What is found in one picture.
@@ -68,16 +70,10 @@ pub(super) async fn run(
     headers: HeaderMap,
     body: Body,
 ) -> Result<Response, ApiError> {
-    let revision = front.catalog.find(&name, None)?;
-    if revision.model.spec.task.is_none() {
-        return Err(InferError::invalid(format!(
-            "model `{name}` takes tensors, not pictures: POST them to /v2/models/{name}/infer"
-        ))
-        .into());
-    }
-    let mut options = options(query.as_deref())?;
-    options.draw = drawing(&headers);
-    let deadline = front.deadline(&headers, &revision)?;
+    let (revision, options, deadline) = match terms(&front, &name, query.as_deref(), &headers) {
+        Ok(terms) => terms,
+        Err(error) => return Err(refuse(body, error)),
+    };
 
     let (body, mut reservation) = front.read(&headers, body, deadline).await?;
     let pictures = pictures(body, &mut reservation).await?;
@@ -134,6 +130,25 @@ pub(super) async fn run(
             .await
     });
     several(&revision, &join_all(answers).await)
+}
+
+/// Checks everything that can be checked before the body is read.
+fn terms(
+    front: &Front,
+    name: &str,
+    query: Option<&str>,
+    headers: &HeaderMap,
+) -> Result<(Arc<Revision>, PictureOptions, Deadline), InferError> {
+    let revision = front.catalog.find(name, None)?;
+    if revision.model.spec.task.is_none() {
+        return Err(InferError::invalid(format!(
+            "model `{name}` takes tensors, not pictures: POST them to /v2/models/{name}/infer"
+        )));
+    }
+    let mut options = options(query)?;
+    options.draw = drawing(headers);
+    let deadline = front.deadline(headers, &revision)?;
+    Ok((revision, options, deadline))
 }
 
 /// Answers for several pictures, in their order: 200 where any was read, else the first one's error.

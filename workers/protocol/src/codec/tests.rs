@@ -120,6 +120,14 @@ fn room_is_asked_for_before_it_is_taken_and_no_element_beyond_the_shape_is_read(
 }
 
 #[test]
+fn an_output_is_given_once_and_names_are_bounded() {
+    let twice = r#"{"inputs":[],"outputs":[{"name":"y"},{"name":"y"}]}"#;
+    assert_eq!(refusal(twice), "output `y` is asked for twice");
+    let long = "x".repeat(1025);
+    assert!(refusal(&format!(r#"{{"id":"{long}","inputs":[]}}"#)).contains("at most 1024 bytes"));
+}
+
+#[test]
 fn lists_are_bounded_while_they_are_read() {
     let shape = vec!["1"; 33].join(",");
     let json =

@@ -1,7 +1,6 @@
 //! A worker's life ends with its wire, whatever it is doing.
 
-use std::fs::{self, OpenOptions};
-use std::process::Command;
+use std::fs;
 
 use workers_protocol::wire::Event;
 
@@ -30,30 +29,6 @@ async fn a_worker_ends_when_its_wire_is_closed() {
     assert!(matches!(Event::from_message(first), Ok(Event::Ready(_))));
     let status = worker.close().await;
     assert!(status.success(), "{status}");
-}
-
-#[tokio::test]
-async fn a_worker_ends_while_it_loads() {
-    let folder = version("engine: onnx\n", "add_one");
-    // A library that is never read to its end: a pipe that somebody could write to, and nobody does.
-    let library = folder.path().join("library");
-    let made = Command::new("mkfifo").arg(&library).status().unwrap();
-    assert!(made.success());
-    let pipe = OpenOptions::new().read(true).write(true).open(&library);
-    let pipe = pipe.unwrap();
-    let mut worker = Worker::start_with(folder, &["--onnxruntime".as_ref(), library.as_ref()]);
-    let open_files = format!("/proc/{}/fd", worker.pid());
-    eventually("the library is read", || {
-        let mut files = fs::read_dir(&open_files).unwrap();
-        files.find(|file| {
-            fs::read_link(file.as_ref().unwrap().path()).is_ok_and(|file| file == library)
-        })
-    })
-    .await
-    .unwrap();
-    let status = worker.close().await;
-    assert!(status.success(), "{status}");
-    drop(pipe);
 }
 
 /// Returns the graph `slow` with so many more steps that it would run for minutes.
