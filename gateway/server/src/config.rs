@@ -19,7 +19,7 @@ pub(crate) struct ServeOptions {
     )]
     pub(crate) listen: SocketAddr,
 
-    /// Folder of models, <name>/<version>/model.yaml
+    /// Folder of models: NAME/VERSION/model.yaml
     #[arg(long, env = "HEARTH_STORE", value_name = "DIR")]
     pub(crate) store: PathBuf,
 
