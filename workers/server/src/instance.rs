@@ -1,4 +1,4 @@
-//! The instance thread: owns one loaded copy of the model and runs batches on it.
+//! Instances: loaded copies of the model, each with a thread that runs batches on it.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -35,21 +35,19 @@ pub(crate) type Batches = Arc<Mutex<mpsc::Receiver<Batch>>>;
 /// When the system gives no thread.
 pub(crate) fn spawn(
     index: usize,
-    runner: Runner,
+    instance: Arc<Mutex<Instance>>,
     batches: Batches,
-    post: PostProcessing,
 ) -> std::io::Result<()> {
-    let mut instance = Instance { runner, post };
     std::thread::Builder::new()
         .name(format!("instance-{index}"))
         .spawn(move || {
             // One instance waits in `blocking_recv`, the others for the lock: whoever has it is next.
-            while let Some(batch) = next(&batches) {
-                // What is not caught inside is a thread that can't be made, or a bug of ours: without
-                // its instance the worker is of no use, and the gateway starts another.
-                if catch_unwind(AssertUnwindSafe(|| instance.run(batch))).is_err() {
-                    std::process::abort();
-                }
+            while let Some(Batch { entries, events }) = next(&batches) {
+                let mut instance = instance.lock().unwrap_or_else(PoisonError::into_inner);
+                let answers = instance.run(entries);
+                drop(instance);
+                // A closed channel is a gateway that left.
+                let _ = events.blocking_send(answers);
             }
         })?;
     Ok(())
@@ -80,9 +78,12 @@ pub(crate) fn caught<T>(
     })
 }
 
-struct Instance {
+/// One loaded copy of the model. Whoever holds its lock runs on it.
+pub(crate) struct Instance {
     runner: Runner,
     post: PostProcessing,
+    /// How long a run takes, smoothed; very long until there was one.
+    run_time: Duration,
 }
 
 /// Where post-processing is done, so that the next batch need not wait for it.
@@ -97,11 +98,36 @@ pub(crate) struct PostProcessing {
 /// Largest outputs of one entry: they travel in one message.
 const MAX_ANSWER_BYTES: usize = MAX_MESSAGE_BYTES - (1 << 20);
 
+/// Runs shorter than this are not worth a thread of their own: handing a batch over and its answers
+/// back wakes two threads, some 25 µs each.
+const SHORT_RUN: Duration = Duration::from_micros(100);
+
 impl Instance {
-    fn run(&mut self, batch: Batch) {
+    pub(crate) const fn new(runner: Runner, post: PostProcessing) -> Self {
+        Self {
+            runner,
+            post,
+            run_time: Duration::MAX,
+        }
+    }
+
+    /// Whether the thread of the wire can run a batch itself, and neither be missed there nor wait
+    /// for room to post-process.
+    pub(crate) fn is_short(&self) -> bool {
+        matches!(self.runner, Runner::Tensors(_)) && self.run_time < SHORT_RUN
+    }
+
+    /// Runs a batch; returns the events that tell of it.
+    pub(crate) fn run(&mut self, entries: Vec<BatchEntry>) -> Vec<Event> {
+        // What is not caught inside is a thread that can't be made, or a bug of ours: without its
+        // instance the worker is of no use, and the gateway starts another.
+        catch_unwind(AssertUnwindSafe(|| self.run_batch(entries)))
+            .unwrap_or_else(|_| std::process::abort())
+    }
+
+    fn run_batch(&mut self, entries: Vec<BatchEntry>) -> Vec<Event> {
         let now = Instant::now();
-        let (live, late): (Vec<_>, Vec<_>) = batch
-            .entries
+        let (live, late): (Vec<_>, Vec<_>) = entries
             .into_iter()
             .partition(|entry| entry.deadline.is_none_or(|deadline| deadline > now));
         let mut events = Vec::with_capacity(live.len() + late.len() + 1);
@@ -150,8 +176,7 @@ impl Instance {
                 drop(room);
             });
         }
-        // A closed channel is a gateway that left.
-        let _ = batch.events.blocking_send(events);
+        events
     }
 
     /// Runs the batch; where that fails and there are several, each alone, so that one entry that
@@ -176,7 +201,13 @@ impl Instance {
         results.resize_with(staged.len(), || {
             Err(InferError::internal("the model gave no answer"))
         });
-        (results, began.elapsed())
+        let infer = began.elapsed();
+        self.run_time = if self.run_time == Duration::MAX {
+            infer
+        } else {
+            (self.run_time * 7 + infer) / 8
+        };
+        (results, infer)
     }
 }
 

@@ -14,11 +14,11 @@ use model_store::{EngineKind, Manifest, ModelSpec, Task, TensorSpec};
 use tokio::sync::{Semaphore, mpsc};
 use workers_engine::Engine;
 use workers_ort::{LoadOptions, OrtEngine, Runtime};
-use workers_protocol::wire::{Credits, MAX_ENTRY_BYTES, PICTURE_INPUT};
+use workers_protocol::wire::{Credits, Event, MAX_ENTRY_BYTES, PICTURE_INPUT};
 use workers_protocol::{CheckedInputs, InferError, PictureOptions, Tensor};
 use workers_vision::Limits;
 
-use crate::instance::{self, Batch, PostProcessing};
+use crate::instance::{self, Batch, BatchEntry, Instance, PostProcessing};
 use masks::MaskRunner;
 use pictures::{PictureRunner, PictureStager, StagedPicture};
 use tensors::TensorRunner;
@@ -49,6 +49,7 @@ pub(crate) struct Loaded {
 pub(crate) struct Model {
     spec: ModelSpec,
     stager: Stager,
+    instances: Vec<Arc<Mutex<Instance>>>,
     batches: mpsc::Sender<Batch>,
     credits: Credits,
 }
@@ -411,8 +412,13 @@ impl Model {
             pool: tokio::runtime::Handle::current(),
             room: Arc::new(Semaphore::new(2 * threads + loaded.spec.max_batch as usize)),
         };
-        for (index, runner) in loaded.runners.into_iter().enumerate() {
-            instance::spawn(index, runner, Arc::clone(&receiver), post.clone()).map_err(
+        let instances: Vec<_> = loaded
+            .runners
+            .into_iter()
+            .map(|runner| Arc::new(Mutex::new(Instance::new(runner, post.clone()))))
+            .collect();
+        for (index, instance) in instances.iter().enumerate() {
+            instance::spawn(index, Arc::clone(instance), Arc::clone(&receiver)).map_err(
                 |error| InferError::internal(format!("no thread for an instance: {error}")),
             )?;
         }
@@ -433,6 +439,7 @@ impl Model {
         Ok(Self {
             spec: loaded.spec,
             stager: loaded.stager,
+            instances,
             batches,
             credits,
         })
@@ -456,6 +463,19 @@ impl Model {
         options: PictureOptions,
     ) -> Result<Staged, InferError> {
         self.stager.stage(inputs, options)
+    }
+
+    /// Runs a batch on the caller's thread, where an instance is idle and its runs are so short that
+    /// waking its thread would cost more; gives the batch back otherwise.
+    pub(crate) fn run_short(
+        &self,
+        entries: Vec<BatchEntry>,
+    ) -> Result<Vec<Event>, Vec<BatchEntry>> {
+        let mut idle = self.instances.iter().filter_map(|i| i.try_lock().ok());
+        match idle.find(|instance| instance.is_short()) {
+            Some(mut instance) => Ok(instance.run(entries)),
+            None => Err(entries),
+        }
     }
 
     /// Hands a batch to the instances; gives it back when more are waiting than there are slots for.

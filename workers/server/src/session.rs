@@ -318,6 +318,13 @@ impl Session {
         if entries.is_empty() {
             return self.send(Event::Free(1)).await;
         }
+        let entries = match self.model.run_short(entries) {
+            Ok(events) => {
+                let _ = self.events.send(events).await;
+                return;
+            }
+            Err(entries) => entries,
+        };
         let batch = Batch {
             entries,
             events: self.events.clone(),
