@@ -26,7 +26,7 @@ CARGO := MAKEFLAGS= cargo
 MAKEFLAGS += --jobs=4
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo serve test bench clean-demo runtime models build
+.PHONY: help demo serve test bench loadtests clean-demo runtime models build
 
 help: ## Print this.
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | while IFS="$$(printf '\t')" read -r name text; do \
@@ -47,8 +47,13 @@ test: runtime ## Run all tests.
 	@echo "==> testing the workspace"
 	@$(CARGO) test --workspace
 
-bench: runtime ## Run the component benchmarks.
+bench: runtime build ## Run the component benchmarks.
 	@$(CARGO) bench --package hearth-benches
+
+loadtests: runtime build ## Simulate the scheduler, then measure what Hearth promises, for some minutes.
+	@$(CARGO) build --release --package hearth-loadtests
+	@$(TARGET)/release/hearth-loadtests simulate
+	@$(TARGET)/release/hearth-loadtests run --short
 
 clean-demo: ## Remove what the demo fetched and made; cargo's target folder stays.
 	rm -rf build

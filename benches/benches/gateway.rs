@@ -61,7 +61,7 @@ fn measure() -> anyhow::Result<()> {
 fn compare(runtime: &Runtime, graph: &Path, n_threads: usize, echo: &Echo) -> anyhow::Result<()> {
     let mut engine = InProcess::load(runtime, graph, n_threads)?;
     let manifest = format!("engine: onnx\ninstances: {{ threads: {n_threads} }}\n");
-    let hearth = Hearth::start(MODEL, &manifest, graph)?;
+    let hearth = Hearth::start(MODEL, &manifest, &[graph.to_owned()])?;
 
     let infer = infer_request(&engine.inputs)?;
     let same_size = http::post("/", "", &vec![0; infer.body_bytes]);

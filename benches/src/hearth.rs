@@ -1,10 +1,12 @@
 //! The optimised `hearth` and its workers as processes, and what they cost.
 
+use std::ffi::OsStr;
 use std::fs;
 use std::io::{BufRead as _, BufReader};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
@@ -14,12 +16,19 @@ use crate::http::{Connection, get};
 /// A cold start of a small model takes a second at most, on a busy machine some.
 const START_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// A running `hearth serve` on a store of its own; killed when dropped, its workers with it.
+/// A store of one model and a data folder, which can be served more than once; removed when dropped.
+#[derive(Debug)]
+pub struct Site {
+    folder: tempfile::TempDir,
+    model: String,
+}
+
+/// A running `hearth serve`; killed when dropped, its workers with it.
 #[derive(Debug)]
 pub struct Hearth {
     process: Child,
     address: SocketAddr,
-    _folder: tempfile::TempDir,
+    _site: Arc<Site>,
 }
 
 /// What a process has cost since it started.
@@ -31,27 +40,69 @@ pub struct Usage {
     pub sleeps: u64,
 }
 
-impl Hearth {
-    /// Starts the `hearth` beside the running benchmark with one model, whose manifest is this text
-    /// and whose graph this file, and waits until the model can be called.
+impl Site {
+    /// Makes one of a model whose manifest is this text and whose other files are these.
+    ///
+    /// # Errors
+    /// When a file can't be copied.
+    pub fn new(model: &str, manifest: &str, files: &[PathBuf]) -> anyhow::Result<Arc<Self>> {
+        let folder = tempfile::tempdir()?;
+        let version = folder.path().join("store").join(model).join("1");
+        fs::create_dir_all(&version)?;
+        for file in files {
+            let name = file.file_name().context("a file without a name")?;
+            fs::copy(file, version.join(name))
+                .with_context(|| format!("{} can't be copied", file.display()))?;
+        }
+        fs::write(version.join("model.yaml"), manifest)?;
+        Ok(Arc::new(Self {
+            folder,
+            model: model.to_owned(),
+        }))
+    }
+
+    /// Starts the `hearth` beside the running program on it, with these options more, and waits until
+    /// the model can be called. It measures no models, which would be measured too.
     ///
     /// # Errors
     /// When the programs are not built, or the model is refused.
-    pub fn start(model: &str, manifest: &str, graph: &Path) -> anyhow::Result<Self> {
+    pub fn serve(self: &Arc<Self>, options: &[&str]) -> anyhow::Result<Hearth> {
+        self.start(&["--measure-models", "false"], options)
+    }
+
+    /// Serves it until the model has been measured on this machine, by which it is served from then on.
+    ///
+    /// # Errors
+    /// When the programs are not built, or the model can't be measured.
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "between two looks at another process"
+    )]
+    pub fn measure(self: &Arc<Self>) -> anyhow::Result<()> {
+        let _hearth = self.start(&["--measure-models", "true"], &["--spare-workers", "0"])?;
+        let measurements = self.folder.path().join("data/measurements");
+        let is_there = |name: &OsStr| Path::new(name).extension() == Some(OsStr::new("json"));
+        let began = Instant::now();
+        while !fs::read_dir(&measurements)?
+            .any(|file| file.is_ok_and(|file| is_there(&file.file_name())))
+        {
+            let waited = began.elapsed();
+            anyhow::ensure!(waited < START_TIMEOUT, "`{}` is not measured", self.model);
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        Ok(())
+    }
+
+    fn start(self: &Arc<Self>, measuring: &[&str], options: &[&str]) -> anyhow::Result<Hearth> {
         let program = program("hearth")?;
         program_exists(&program.with_file_name("hearth-worker"))?;
-        let folder = tempfile::tempdir()?;
-        let store = folder.path().join("store");
-        let version = store.join(model).join("1");
-        fs::create_dir_all(&version)?;
-        fs::copy(graph, version.join("model.onnx"))?;
-        fs::write(version.join("model.yaml"), manifest)?;
-
         let mut process = Command::new(program)
             .args(["serve", "--listen", "127.0.0.1:0", "--store"])
-            .arg(&store)
+            .arg(self.folder.path().join("store"))
             .arg("--data")
-            .arg(folder.path().join("data"))
+            .arg(self.folder.path().join("data"))
+            .args(measuring)
+            .args(options)
             .env_remove("RUST_LOG")
             .stderr(Stdio::piped())
             .spawn()?;
@@ -64,13 +115,23 @@ impl Hearth {
             .context("hearth ended before it listened")?;
         // A pipe that nobody reads fills up, and whoever logs then waits.
         std::thread::spawn(move || lines.for_each(drop));
-        let hearth = Self {
+        let hearth = Hearth {
             process,
             address,
-            _folder: folder,
+            _site: Arc::clone(self),
         };
-        hearth.await_model(model)?;
+        hearth.await_model(&self.model)?;
         Ok(hearth)
+    }
+}
+
+impl Hearth {
+    /// Makes a [`Site`] and serves it, without spare workers.
+    ///
+    /// # Errors
+    /// When the programs are not built, or the model is refused.
+    pub fn start(model: &str, manifest: &str, files: &[PathBuf]) -> anyhow::Result<Self> {
+        Site::new(model, manifest, files)?.serve(&["--spare-workers", "0"])
     }
 
     #[expect(
@@ -116,7 +177,11 @@ impl Hearth {
         Ok(sum)
     }
 
-    fn workers(&self) -> anyhow::Result<Vec<u32>> {
+    /// Returns the process ids of its workers.
+    ///
+    /// # Errors
+    /// When the system keeps no such account.
+    pub fn workers(&self) -> anyhow::Result<Vec<u32>> {
         let mut workers = Vec::new();
         for task in fs::read_dir(format!("/proc/{}/task", self.process.id()))? {
             let children = fs::read_to_string(task?.path().join("children"))?;
@@ -169,12 +234,19 @@ impl Usage {
     }
 }
 
-/// Returns the path of a program that cargo puts into the folder above the benchmark's.
-fn program(name: &str) -> anyhow::Result<PathBuf> {
-    let benchmark = std::env::current_exe()?;
-    let folder = benchmark.parent().and_then(Path::parent);
+/// Returns the path of a program that cargo puts beside the running one, or, where that is a
+/// benchmark, into the folder above.
+///
+/// # Errors
+/// When it is not built.
+pub fn program(name: &str) -> anyhow::Result<PathBuf> {
+    let running = std::env::current_exe()?;
+    let folder = running
+        .ancestors()
+        .skip(1)
+        .find(|folder| !folder.ends_with("deps"));
     let program = folder
-        .context("the benchmark lies in no folder")?
+        .context("the running program lies in no folder")?
         .join(name);
     program_exists(&program)?;
     Ok(program)

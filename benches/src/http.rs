@@ -44,11 +44,14 @@ impl Connection {
     /// Sends a whole request, made by [`post`] or [`get`], and reads its answer.
     ///
     /// # Errors
-    /// When the connection breaks, or the answer is chunked or larger than 64 KiB.
+    /// When the connection breaks, or the answer is chunked.
     pub fn call(&mut self, request: &[u8]) -> anyhow::Result<Reply<'_>> {
         self.socket.write_all(request)?;
         let mut filled = 0;
         let (status, body) = loop {
+            if filled == self.buffer.len() {
+                self.buffer.resize(2 * filled, 0);
+            }
             let n_read = self.socket.read(&mut self.buffer[filled..])?;
             anyhow::ensure!(n_read > 0, "the connection broke off after {filled} bytes");
             filled += n_read;

@@ -61,6 +61,20 @@ impl Digest {
         }
     }
 
+    /// Returns a digest of a version together with those of its stages, in order; its own where it
+    /// has none.
+    pub fn with_stages(self, stages: impl IntoIterator<Item = Self>) -> Self {
+        let mut stages = stages.into_iter().peekable();
+        if stages.peek().is_none() {
+            return self;
+        }
+        let mut hasher = FieldHasher::new();
+        for Self(bytes) in std::iter::once(self).chain(stages) {
+            hasher.field(&bytes);
+        }
+        hasher.finish()
+    }
+
     /// Returns the digest of a version: of the names and digests of its files, in any order.
     pub(crate) fn of_version<'a>(files: impl IntoIterator<Item = (&'a str, Self)>) -> Self {
         let mut files: Vec<_> = files.into_iter().collect();

@@ -18,6 +18,7 @@ mod fixtures;
 mod folder;
 mod labels;
 mod manifest;
+mod measurement;
 mod name;
 mod settling;
 mod spec;
@@ -31,8 +32,9 @@ pub use error::StoreError;
 pub use folder::Fingerprint;
 pub use manifest::{
     Activation, Anchor, BatchLimits, ColorOrder, Crop, Device, EngineKind, Head, Instances, Labels,
-    Layout, Manifest, PictureInput, PictureOutput, Resize, Stage, Task, TensorDeclaration,
+    Layout, Manifest, PictureInput, PictureOutput, Resize, Scale, Stage, Task, TensorDeclaration,
 };
+pub use measurement::{Host, Kept, Learned, LearnedCurve, Measurement};
 pub use name::{ModelName, ModelReference, ParseNameError, Version};
 pub use settling::{Settling, StoreEvent};
 pub use spec::{ModelSpec, Preparation, TensorSpec};

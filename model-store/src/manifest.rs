@@ -39,8 +39,11 @@ pub struct Manifest {
     pub outputs: Vec<TensorDeclaration>,
     /// Limits of a batch.
     pub batch: BatchLimits,
-    /// How many loaded copies, of how many threads each. Default: one, of all cores.
+    /// How many loaded copies, of how many threads each. Default: as measured; until then, and on a
+    /// GPU, one of all cores.
     pub instances: Instances,
+    /// How many workers, and for how long without work.
+    pub scale: Scale,
     /// The models of a task that has several, each with a batch of its own, in order.
     pub stages: Vec<Stage>,
     /// SHA-256 (64 hex digits) of files, checked when the model is added.
@@ -252,6 +255,19 @@ pub struct Instances {
     pub count: Option<u32>,
     /// Threads of each. Default: the cores divided by `count`.
     pub threads: Option<u32>,
+}
+
+/// How many workers serve a model, and how long they stay when nobody calls.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Scale {
+    /// Workers that are kept whether or not there is work. Default: 0.
+    pub min: Option<u32>,
+    /// Most workers. Default: 1, since one worker uses all cores of its machine.
+    pub max: Option<u32>,
+    /// How long nobody has to call for the others to end, in seconds. Default: what the gateway was
+    /// told, 60.
+    pub idle_s: Option<u64>,
 }
 
 /// One model of a task that has several.

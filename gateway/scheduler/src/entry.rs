@@ -3,15 +3,18 @@
 use std::cmp::Ordering;
 
 use crate::slab::Index;
-use crate::{Bucket, Cost, Offer, ReplicaId, RevisionId, Staging, Time};
+use crate::timetable::Due;
+use crate::{Bucket, Class, Cost, Course, Offer, ReplicaId, RevisionId, Staging, Time};
 
 /// Names an admitted entry until it leaves; names nothing afterwards.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Key(pub(crate) Index);
 
-/// An entry's place in the order of urgency: by deadline, then by arrival, which no two share.
+/// An entry's place in the order of urgency: by class, then by deadline, then by arrival, which no
+/// two share.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Rank {
+    pub(crate) class: Class,
     pub(crate) deadline: Time,
     pub(crate) arrival: u64,
     pub(crate) key: Key,
@@ -30,11 +33,22 @@ pub(crate) enum Place {
     Running(ReplicaId),
 }
 
+/// What an entry that waits or is staged is counted as.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Account {
+    pub(crate) revision: RevisionId,
+    pub(crate) class: Class,
+    pub(crate) cost: Cost,
+    pub(crate) due: Due,
+    pub(crate) work: u64,
+}
+
 /// One admitted entry.
 #[derive(Debug)]
 pub(crate) struct Entry<E> {
     pub(crate) value: E,
     pub(crate) revision: RevisionId,
+    pub(crate) class: Class,
     pub(crate) deadline: Time,
     pub(crate) arrival: u64,
     pub(crate) cost: Cost,
@@ -48,6 +62,11 @@ pub(crate) struct Entry<E> {
     pub(crate) n_runs: u32,
     /// It was staged, and taken away again for the sake of another entry or an idle replica.
     pub(crate) was_taken_back: bool,
+    /// The slot time promised to it, in nanoseconds.
+    pub(crate) work: u64,
+    /// It is run although it is predicted to be late, to learn whether that still holds.
+    pub(crate) is_trial: bool,
+    pub(crate) course: Course,
 }
 
 // === impl Key ===
@@ -68,10 +87,17 @@ impl Key {
 // === impl Entry ===
 
 impl<E> Entry<E> {
-    pub(crate) fn new(revision: RevisionId, offer: Offer, arrival: u64, value: E) -> Self {
+    pub(crate) fn new(
+        now: Time,
+        revision: RevisionId,
+        offer: Offer,
+        arrival: u64,
+        value: E,
+    ) -> Self {
         Self {
             value,
             revision,
+            class: offer.class,
             deadline: offer.deadline,
             arrival,
             cost: Cost {
@@ -84,14 +110,39 @@ impl<E> Entry<E> {
             is_suspect: false,
             n_runs: 0,
             was_taken_back: false,
+            work: 0,
+            is_trial: false,
+            course: Course {
+                offered: now,
+                ..Course::default()
+            },
         }
     }
 
     pub(crate) fn rank(&self, key: Key) -> Rank {
         Rank {
+            class: self.class,
             deadline: self.deadline,
             arrival: self.arrival,
             key,
+        }
+    }
+
+    pub(crate) fn account(&self) -> Account {
+        Account {
+            revision: self.revision,
+            class: self.class,
+            cost: self.cost,
+            due: (self.deadline, self.arrival),
+            work: self.work,
+        }
+    }
+
+    /// Returns its bucket, if that is known.
+    pub(crate) fn bucket(&self) -> Option<Bucket> {
+        match self.place {
+            Place::Staged(_, bucket) => Some(bucket),
+            _ => self.staging.bucket(),
         }
     }
 
@@ -105,9 +156,21 @@ impl<E> Entry<E> {
 // === impl Rank ===
 
 impl Rank {
+    /// Returns what no rank of a class is before.
+    pub(crate) fn first_of(class: Class) -> Self {
+        Self {
+            class,
+            deadline: Time::default(),
+            arrival: 0,
+            key: Key::from_bits(0),
+        }
+    }
+
     /// One number, compared without a branch: the ordered sets spend their time comparing.
     fn order(&self) -> u128 {
-        u128::from(self.deadline.as_nanos()) << 64 | u128::from(self.arrival)
+        // No deadline is in the later half of 584 years; the class has the highest bit.
+        let deadline = self.deadline.as_nanos().min(u64::MAX / 2);
+        (self.class as u128) << 127 | u128::from(deadline) << 64 | u128::from(self.arrival)
     }
 }
 

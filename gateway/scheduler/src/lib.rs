@@ -15,9 +15,13 @@
 //! exactly once.
 //!
 //! # Policies, and where they are written
-//! - admission and its bounds, `Retry-After`, backoff: `revision.rs`
-//! - what is staged where, what runs together: `scheduler/dispatch.rs`
+//! - admission and its bounds, `Retry-After`, backoff: `revision.rs`, `timetable.rs`
+//! - how long a batch takes, and the best size: `curve.rs`
+//! - what is staged where, what runs together, cores: `scheduler/dispatch.rs`
+//! - bulk: `scheduler/bulk.rs`
 //! - launching, crashes, suspects: `scheduler/launch.rs`
+//! - how many replicas, memory: `scheduler/scale.rs`, `demand.rs`
+//! - replicas that hang: `scheduler/watch.rs`
 //! - stage credits: `stage.rs`
 //!
 //! # The caller's side
@@ -36,7 +40,11 @@
 //!   the mutex: the latest one seen counts.
 
 mod action;
+mod curve;
+mod demand;
+mod device;
 mod entry;
+mod fleet;
 mod offer;
 mod replica;
 mod revision;
@@ -45,12 +53,17 @@ mod slab;
 mod snapshot;
 mod stage;
 mod time;
+mod timetable;
 
-pub use action::{Action, FailReason};
+pub use action::{Action, Answered, BatchLimit, Course, FailReason};
+pub use device::{DeviceId, DeviceLimits};
 pub use entry::Key;
-pub use offer::{Bucket, Cost, Offer, Refused, RefusedReason, Staging};
+pub use offer::{Bucket, Class, Cost, Offer, Refused, RefusedReason, Staging};
 pub use replica::{ReplicaCredits, ReplicaId};
 pub use revision::{RevisionId, RevisionLimits};
 pub use scheduler::Scheduler;
-pub use snapshot::{Counters, RefusedCounters, ReplicaSnapshot, RevisionSnapshot, Snapshot};
+pub use snapshot::{
+    Counters, CurvePoint, CurveSnapshot, DeviceSnapshot, RefusedCounters, ReplicaSnapshot,
+    RevisionSnapshot, Snapshot,
+};
 pub use time::Time;

@@ -2,10 +2,12 @@
 
 use std::time::Duration;
 
+use serde::Serialize;
+
 use crate::Time;
 
 /// A shape class of inputs: only entries of one bucket share a batch.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 pub struct Bucket(pub u64);
 
 /// What an entry takes up, in the gateway's queue and at a replica.
@@ -28,6 +30,17 @@ pub enum Staging {
     Reported,
 }
 
+/// Whose work goes first.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Class {
+    /// Someone waits for the answer.
+    #[default]
+    Interactive,
+    /// Nobody waits: it is pulled, takes what interactive work leaves over, and a small share that
+    /// is guaranteed.
+    Bulk,
+}
+
 /// The terms of an entry that asks to be admitted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Offer {
@@ -37,6 +50,8 @@ pub struct Offer {
     pub cost: Cost,
     /// How it is staged.
     pub staging: Staging,
+    /// Whose work it is.
+    pub class: Class,
 }
 
 /// An entry that was not admitted, handed back.
@@ -53,12 +68,40 @@ pub struct Refused<E> {
 /// Why an entry was not admitted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum RefusedReason {
-    /// The queue is at its bound of entries or of bytes.
+    /// The queue is at its bound of entries or of bytes; for bulk, more is offered than was pulled.
     QueueFull,
+    /// It can't be done before its deadline.
+    Late {
+        /// When it would be done, from now.
+        predicted: Duration,
+    },
+    /// It could be done in time, but not without making an admitted entry late; or an offer was
+    /// refused within the last second, and it would wait for more than half of its time.
+    Crowded {
+        /// When it would be done, from now.
+        predicted: Duration,
+    },
+    /// No replica is up, and one will not be before the deadline. It is started all the same.
+    Starting {
+        /// When it would be done, from now.
+        predicted: Duration,
+    },
     /// The deadline had passed when it was offered.
     DeadlinePassed,
     /// The revision's replicas keep dying before they are up; it is not tried again just now.
     Unavailable,
     /// The revision is retired, or was never there.
     Retired,
+}
+
+// === impl Staging ===
+
+impl Staging {
+    /// Returns the bucket, if it is known before the entry is staged.
+    pub(crate) fn bucket(self) -> Option<Bucket> {
+        match self {
+            Self::Inline(bucket) => Some(bucket),
+            Self::Reported => None,
+        }
+    }
 }

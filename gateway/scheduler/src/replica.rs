@@ -1,24 +1,34 @@
 //! One replica, as the scheduler sees it.
 
 use std::collections::VecDeque;
+use std::time::Duration;
 
+use serde::Serialize;
+
+use crate::entry::Rank;
 use crate::slab::Index;
 use crate::stage::Stage;
-use crate::{Cost, Key, RevisionId, Staging, Time};
+use crate::{Bucket, Class, Cost, Key, RevisionId, Time};
+
+/// A run may be named this long before a slot is predicted to be free: about what a message takes to
+/// the worker and back. Earlier, and a batch would be closed that could still grow.
+const AHEAD: Duration = Duration::from_micros(150);
 
 /// Names a replica until it is down or stopped; its replacement has another name.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 pub struct ReplicaId(pub(crate) Index);
 
 /// What a replica can take, as it says when it comes up.
 ///
 /// Stage credits bound what it holds and does not run; an entry larger than all of them is staged
 /// when nothing else is.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct ReplicaCredits {
     /// Batches that it runs at once; 0 counts as 1. Too few leave the device idle between batches,
     /// too many make batches small.
     pub slots: u32,
+    /// Cores of its device that a run takes; 0 counts as 1.
+    pub cores: u32,
     /// Most entries staged; 0 counts as 1. Too few make batches small, too many waste preparation
     /// on entries that something more urgent overtakes.
     pub stage_entries: u32,
@@ -32,16 +42,32 @@ pub struct ReplicaCredits {
 #[derive(Debug)]
 pub(crate) struct Replica {
     pub(crate) revision: RevisionId,
+    pub(crate) launched: Time,
+    /// Bytes reserved for it on its device.
+    pub(crate) memory: u64,
     /// `None` until it is up.
     pub(crate) up: Option<Up>,
     /// Everything sent to it that is neither answered nor taken back.
     pub(crate) held: Vec<Key>,
     /// The part of it that does not run.
     pub(crate) stage: Stage,
-    /// Runs whose slot is not free again, in order.
+    /// Runs whose slot is not free again, in order: as many as there are slots are at work, the
+    /// rest is named ahead.
     pub(crate) runs: VecDeque<Run>,
     /// What was sent to it last is a suspect. Nothing else is sent before it holds nothing.
     pub(crate) has_suspect: bool,
+    /// It is sent nothing more, and ends when it holds nothing.
+    pub(crate) is_draining: bool,
+    /// It hangs, and has been ended.
+    pub(crate) is_killed: bool,
+    /// A timer looks after what it holds.
+    pub(crate) is_watched: bool,
+    /// When it last said something, or came to owe a word.
+    pub(crate) heard: Time,
+    /// Its place among those that wait for cores of their device.
+    pub(crate) blocked: Option<Rank>,
+    /// How it stands in its revision's [`Fleet`](crate::fleet::Fleet).
+    pub(crate) standing: Standing,
 }
 
 /// What is known of a replica since it came up.
@@ -51,35 +77,85 @@ pub(crate) struct Up {
     pub(crate) credits: ReplicaCredits,
     /// When a slot was last taken or freed.
     pub(crate) used: Time,
-    /// It was sent an entry once.
-    pub(crate) had_work: bool,
 }
 
-/// A batch in a slot.
+/// A batch in a slot, or named for the next free one.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Run {
-    pub(crate) started: Time,
-    pub(crate) n_entries: u32,
+    /// Its first entry.
+    pub(crate) name: Key,
+    pub(crate) bucket: Bucket,
+    pub(crate) class: Class,
+    pub(crate) items: u32,
+    pub(crate) named: Time,
+    /// When it was named, or the run before it ended if that was later.
+    pub(crate) began: Time,
+    /// How long it is predicted to take; zero while nothing is known.
+    pub(crate) predicted: Duration,
+    /// When it is predicted to end.
+    pub(crate) ends: Time,
+}
+
+/// By what a replica is found: see [`Fleet`](crate::fleet::Fleet).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Standing {
+    /// Greater where the next entry should rather go; `None` where none can.
+    pub(crate) attraction: Option<u128>,
+    /// How many entries may be taken back from it, and the least urgent of them.
+    pub(crate) movable: Option<(usize, Rank)>,
 }
 
 // === impl Replica ===
 
 impl Replica {
-    pub(crate) fn new(revision: RevisionId) -> Self {
+    pub(crate) fn new(revision: RevisionId, launched: Time, memory: u64) -> Self {
         Self {
             revision,
+            launched,
+            memory,
             up: None,
             held: Vec::new(),
             stage: Stage::default(),
             runs: VecDeque::new(),
             has_suspect: false,
+            is_draining: false,
+            is_killed: false,
+            is_watched: false,
+            heard: launched,
+            blocked: None,
+            standing: Standing::default(),
         }
     }
 
+    pub(crate) fn n_slots(&self) -> usize {
+        self.up.map_or(0, |up| up.credits.slots as usize)
+    }
+
+    /// Cores that one run takes.
+    pub(crate) fn cores(&self) -> u32 {
+        self.up.map_or(1, |up| up.credits.cores.max(1))
+    }
+
     pub(crate) fn n_free_slots(&self) -> usize {
-        self.up.map_or(0, |up| {
-            (up.credits.slots as usize).saturating_sub(self.runs.len())
-        })
+        self.n_slots().saturating_sub(self.runs.len())
+    }
+
+    /// Runs that are at work, as opposed to named ahead.
+    pub(crate) fn n_at_work(&self) -> usize {
+        self.runs.len().min(self.n_slots())
+    }
+
+    /// Whether a run may be named although no slot is free, because one is about to be. Of a run that
+    /// has taken longer than predicted nothing is known any more.
+    pub(crate) fn may_name_ahead(&self, now: Time) -> bool {
+        let soon = now.saturating_add(AHEAD);
+        !self.runs.is_empty()
+            && self.runs.len() == self.n_slots()
+            && self.runs.iter().any(|run| {
+                !run.predicted.is_zero()
+                    && run.ends <= soon
+                    && now <= run.ends.saturating_add(AHEAD)
+            })
     }
 
     /// Whether nothing is staged, runs, or is being post-processed.
@@ -89,33 +165,60 @@ impl Replica {
 
     /// Returns what is known of it since it came up, if it may be sent anything now.
     pub(crate) fn open(&self) -> Option<&Up> {
+        let is_closed = self.is_draining || self.is_killed;
         self.up
             .as_ref()
-            .filter(|_| !self.has_suspect || self.is_empty())
+            .filter(|_| !is_closed && (!self.has_suspect || self.is_empty()))
     }
 
-    pub(crate) fn has_room(&self, cost: Cost) -> bool {
-        self.open()
-            .is_some_and(|up| self.stage.has_room(cost, up.credits))
+    /// Whether an entry may be sent. Bulk takes at most half of the room, so that interactive work
+    /// always finds some.
+    pub(crate) fn has_room(&self, cost: Cost, class: Class) -> bool {
+        self.open().is_some_and(|up| {
+            let credits = match class {
+                Class::Interactive => up.credits,
+                Class::Bulk => ReplicaCredits {
+                    stage_entries: up.credits.stage_entries.div_ceil(2),
+                    ..up.credits
+                },
+            };
+            self.stage.has_room(cost, credits)
+        })
     }
 
-    /// Orders replicas by how much they should be sent the next entry: first those with a free slot
-    /// for it, of these the one used last, whose caches are warm; then by room. Entries being
-    /// prepared have a claim to a slot only before those that have to be prepared too.
-    pub(crate) fn attraction(&self, staging: Staging) -> (Option<Time>, usize) {
-        let n_before = match staging {
-            Staging::Inline(_) => self.stage.n_ready(),
-            Staging::Reported => self.stage.n_entries(),
-        };
-        let up = self.up.as_ref();
-        let has_slot = self.n_free_slots() > n_before;
-        let used = up.filter(|_| has_slot).map(|up| up.used);
-        let room = up.map_or(0, |up| up.credits.stage_entries as usize);
-        (used, room.saturating_sub(self.stage.n_entries()))
+    /// Returns how it stands now. The most attractive are those with a free slot for the next entry,
+    /// of these the one used last, whose caches are warm; then those with most room. Entries being
+    /// prepared have a claim to a slot.
+    pub(crate) fn stand(&self) -> Standing {
+        let n_staged = self.stage.n_entries();
+        let attraction = self.open().and_then(|up| {
+            let has_slot = self.n_free_slots() > n_staged;
+            let used = if has_slot {
+                up.used.as_nanos().saturating_add(1)
+            } else {
+                0
+            };
+            let room = (up.credits.stage_entries as usize).saturating_sub(n_staged);
+            (room > 0 || n_staged == 0).then_some(u128::from(used) << 32 | room as u128)
+        });
+        let movable = self
+            .open()
+            .and_then(|_| self.stage.last_movable())
+            .map(|last| (self.stage.n_movable(), last));
+        Standing {
+            attraction,
+            movable,
+        }
     }
 
-    /// Returns whether a slot waits for an entry and none is on its way.
-    pub(crate) fn is_idle(&self) -> bool {
-        self.n_free_slots() > 0 && self.stage.n_entries() == 0
+    /// Returns whether a slot is free beyond what is staged.
+    pub(crate) fn has_spare_slot(&self) -> bool {
+        self.n_free_slots() > self.stage.n_entries()
+    }
+
+    /// Whether it owes a word: it prepares something, or post-processes with no run under way.
+    pub(crate) fn owes_word(&self) -> bool {
+        let n_staged = self.stage.n_entries();
+        n_staged > self.stage.n_ready() || self.runs.is_empty() && self.held.len() > n_staged
     }
 }

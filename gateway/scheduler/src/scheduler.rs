@@ -1,23 +1,30 @@
 //! The state machine: events in, actions out.
 //!
-//! Hot path: every event costs O(log entries + replicas of its revision); the only allocation is
-//! the list of keys of a run.
+//! Hot path: an event costs O(log replicas + √entries) of its revision; the only allocation is the
+//! list of keys of a run.
 
+#[cfg(debug_assertions)]
+mod audit;
+mod bulk;
 mod dispatch;
 mod launch;
+mod scale;
 #[cfg(test)]
 mod tests;
+mod view;
+mod watch;
 
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use crate::entry::{Entry, Place, Rank};
+use crate::device::Device;
+use crate::entry::{Account, Entry, Place};
 use crate::replica::{Replica, Up};
 use crate::revision::Revision;
 use crate::slab::Slab;
 use crate::{
-    Action, Bucket, Key, Offer, Refused, RefusedReason, ReplicaCredits, ReplicaId, ReplicaSnapshot,
-    RevisionId, RevisionLimits, RevisionSnapshot, Snapshot, Time,
+    Action, Answered, Bucket, Class, DeviceId, DeviceLimits, Key, Offer, Refused, RefusedReason,
+    ReplicaCredits, ReplicaId, RevisionId, RevisionLimits, Time,
 };
 
 /// Decides for all revisions which entry goes where and when. See the crate's documentation.
@@ -31,11 +38,22 @@ pub struct Scheduler<E> {
     revisions: Slab<Revision>,
     replicas: Slab<Replica>,
     entries: Slab<Entry<E>>,
+    devices: Slab<Device>,
     /// Every entry, whatever its place.
-    deadlines: BTreeSet<Rank>,
-    /// When revisions with failed starts may start again.
-    starts: BTreeSet<(Time, RevisionId)>,
+    deadlines: BTreeSet<(Time, Key)>,
+    timers: BTreeSet<(Time, Timer)>,
     actions: Vec<Action<E>>,
+}
+
+/// What is to be looked at when its time has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Timer {
+    /// A revision with failed starts may start again.
+    Start(RevisionId),
+    /// How many replicas a revision needs.
+    Scale(RevisionId),
+    /// Whether a replica hangs.
+    Watch(ReplicaId),
 }
 
 // === impl Scheduler ===
@@ -49,15 +67,33 @@ impl<E: Clone> Scheduler<E> {
             revisions: Slab::new(),
             replicas: Slab::new(),
             entries: Slab::new(),
+            devices: Slab::new(),
             deadlines: BTreeSet::new(),
-            starts: BTreeSet::new(),
+            timers: BTreeSet::new(),
             actions: Vec::new(),
         }
     }
 
-    /// Adds a revision, with no replica: the first offer launches one.
-    pub fn add_revision(&mut self, limits: RevisionLimits) -> RevisionId {
-        RevisionId(self.revisions.insert(Revision::new(limits)))
+    /// Adds a device, which stays.
+    pub fn add_device(&mut self, limits: DeviceLimits) -> DeviceId {
+        DeviceId(self.devices.insert(Device::new(limits)))
+    }
+
+    /// Adds a revision. Replicas up to its `min_scale` are launched; otherwise the first offer
+    /// launches one.
+    pub fn add_revision(&mut self, now: Time, limits: RevisionLimits) -> RevisionId {
+        self.advance(now);
+        let id = RevisionId(self.revisions.insert(Revision::new(limits)));
+        self.launch_wanted(id);
+        id
+    }
+
+    /// Tells how long runs take that were measured elsewhere: a batch of so many items, in rising
+    /// order. What the scheduler has seen itself counts for more.
+    pub fn seed_curve(&mut self, revision: RevisionId, bucket: Bucket, points: &[(u32, Duration)]) {
+        if let Some(revision) = self.revisions.get_mut(revision.0) {
+            revision.curves.seed(bucket, points);
+        }
     }
 
     /// Admits no more entries to a revision. Those admitted are served; when the last has left, the
@@ -68,14 +104,6 @@ impl<E: Clone> Scheduler<E> {
             retired.is_retired = true;
         }
         self.settle(revision);
-    }
-
-    /// Launches one more replica of a revision, which from now on is replaced like any other when
-    /// it dies. Returns `None` if the revision is gone.
-    pub fn add_replica(&mut self, now: Time, revision: RevisionId) -> Option<ReplicaId> {
-        self.advance(now);
-        self.revisions.get_mut(revision.0)?.n_wanted += 1;
-        self.launch(revision)
     }
 
     /// Offers an entry. Its key names it until it is answered, cancelled, expired or failed.
@@ -91,33 +119,71 @@ impl<E: Clone> Scheduler<E> {
     ) -> Result<Key, Refused<E>> {
         self.advance(now);
         let now = self.now;
-        let admission = match self.revisions.get_mut(revision.0) {
-            Some(offered) => offered.admit(now, &offer).map(|()| offered),
-            None => Err((RefusedReason::Retired, Duration::ZERO)),
+        self.n_arrivals += 1;
+        let (start, others) = (
+            self.predicted_start(revision),
+            self.owed_to_others(revision),
+        );
+        let refused = |reason, retry_after, entry| Refused {
+            entry,
+            reason,
+            retry_after,
         };
-        let offered = match admission {
-            Ok(offered) => offered,
+        let Some(offered) = self.revisions.get_mut(revision.0) else {
+            return Err(refused(RefusedReason::Retired, Duration::ZERO, entry));
+        };
+        let admission = offered.admit(now, &offer, self.n_arrivals, start, others);
+        let is_served = !matches!(
+            admission,
+            Err((
+                RefusedReason::Retired | RefusedReason::Unavailable | RefusedReason::DeadlinePassed,
+                _
+            ))
+        );
+        if is_served {
+            // Refused demand is demand.
+            if offer.class == Class::Interactive {
+                offered.interactive_seen = Some(now);
+            }
+            if let Some(work) = offered
+                .curves
+                .work(offer.staging.bucket(), offer.cost.items)
+            {
+                offered.demand.add(now, work);
+            }
+            offered.n_wanted = offered.n_wanted.max(1);
+            offered.idle_since = now;
+        }
+        let promise = match admission {
+            Ok(promise) => promise,
             Err((reason, retry_after)) => {
-                return Err(Refused {
-                    entry,
-                    reason,
-                    retry_after,
-                });
+                if is_served {
+                    self.launch_wanted(revision);
+                    self.keep_scaled(revision);
+                }
+                return Err(refused(reason, retry_after, entry));
             }
         };
 
-        self.n_arrivals += 1;
-        let entry = Entry::new(revision, offer, self.n_arrivals, entry);
-        offered.load.add(entry.cost);
+        let mut entry = Entry::new(now, revision, offer, self.n_arrivals, entry);
+        entry.work = promise.work;
+        entry.is_trial = promise.is_trial;
         offered.n_entries += 1;
-        offered.n_wanted = offered.n_wanted.max(1);
+        if entry.class == Class::Bulk {
+            offered.n_pulled = offered.n_pulled.saturating_sub(entry.cost.items);
+        }
         let mut rank = entry.rank(Key::from_bits(0));
+        let deadline = entry.deadline;
         rank.key = Key(self.entries.insert(entry));
-        self.deadlines.insert(rank);
-        offered.queue.insert(rank);
+        self.deadlines.insert((deadline, rank.key));
+        self.enqueue(rank.key);
         // Behind a first entry that can't be staged, this one can't be either.
-        let is_first = offered.queue.first() == Some(&rank);
+        let is_first = self
+            .revisions
+            .get(revision.0)
+            .is_some_and(|offered| offered.queue.first() == Some(&rank));
         self.launch_wanted(revision);
+        self.keep_scaled(revision);
         if is_first {
             self.settle(revision);
         }
@@ -150,19 +216,28 @@ impl<E: Clone> Scheduler<E> {
             return;
         }
         entry.place = Place::Staged(replica, bucket);
+        entry.course.staged = self.now;
+        let took = self.now.saturating_since(entry.course.sent);
+        let id = entry.revision;
         if let Some(holder) = self.replicas.get_mut(replica.0) {
+            holder.heard = self.now;
             holder
                 .stage
                 .insert(entry.rank(key), bucket, entry.is_movable());
         }
-        let revision = entry.revision;
-        self.settle(revision);
+        if let Some(revision) = self.revisions.get_mut(id.0) {
+            revision.staging_time.observe(took);
+            revision.ready.push(replica);
+        }
+        self.reindex(replica);
+        self.settle(id);
     }
 
     /// Hears that a replica has answered an entry with a result or an error, run or not, and returns
     /// the entry to be answered. An answer in hand counts, although its deadline may just have
     /// passed. Returns `None` if the entry is gone or is not at this replica.
-    pub fn answered(&mut self, now: Time, replica: ReplicaId, key: Key) -> Option<E> {
+    pub fn answered(&mut self, now: Time, replica: ReplicaId, key: Key) -> Option<Answered<E>> {
+        self.now = self.now.max(now);
         let is_there = self
             .entries
             .get(key.0)
@@ -173,33 +248,81 @@ impl<E: Clone> Scheduler<E> {
         {
             revision.counters.answered += 1;
             revision.n_failed_starts = 0;
+            revision.n_crashes = 0;
+            if let Some(answering) = self.replicas.get_mut(replica.0) {
+                answering.heard = self.now;
+                let is_over = entry.n_runs > 0
+                    && answering
+                        .runs
+                        .iter()
+                        .all(|run| run.named != entry.course.named);
+                if let Some(up) = answering.up.filter(|_| is_over) {
+                    // A slot was last taken or freed when this run ended, or after.
+                    revision
+                        .tail_time
+                        .observe(self.now.saturating_since(up.used));
+                }
+            }
         }
         self.advance(now);
         entry.map(|entry| {
+            self.reindex(replica);
             self.settle(entry.revision);
-            entry.value
+            Answered {
+                entry: entry.value,
+                course: (entry.n_runs > 0).then_some(entry.course),
+            }
         })
     }
 
     /// Hears that a run at this replica has left its slot; its entries may yet have to be answered.
-    pub fn slot_freed(&mut self, now: Time, replica: ReplicaId) {
+    /// The run's name is its first entry, whatever has become of that.
+    pub fn slot_freed(&mut self, now: Time, replica: ReplicaId, run: Key) {
         self.advance(now);
         let Some(freed) = self.replicas.get_mut(replica.0) else {
             return;
         };
-        // Which of several runs has ended is not said. Taking the oldest leaves the sum of their
-        // times, and so the mean, as it is.
-        let Some(run) = freed.runs.pop_front() else {
+        let Some(place) = freed.runs.iter().position(|other| other.name == run) else {
             return;
         };
+        let n_at_work = freed.n_at_work();
+        let Some(run) = freed.runs.remove(place) else {
+            return;
+        };
+        freed.heard = self.now;
         if let Some(up) = &mut freed.up {
             up.used = self.now;
         }
-        let revision = freed.revision;
-        if let Some(revision) = self.revisions.get_mut(revision.0) {
-            revision.measure(self.now.saturating_since(run.started), run.n_entries);
+        let n_slots = freed.n_slots();
+        let (n_freed, cores) = (n_at_work - freed.n_at_work(), freed.cores());
+        let id = freed.revision;
+        let Some(revision) = self.revisions.get_mut(id.0) else {
+            return;
+        };
+        revision.n_runs -= 1;
+        revision.ends_sum -= u128::from(run.ends.as_nanos());
+        if let Some(next) = freed.runs.get_mut(n_slots.wrapping_sub(1))
+            && place < n_slots
+            && n_freed == 0
+        {
+            // What was named ahead begins now.
+            revision.ends_sum -= u128::from(next.ends.as_nanos());
+            next.began = self.now;
+            next.ends = self.now.saturating_add(next.predicted);
+            revision.ends_sum += u128::from(next.ends.as_nanos());
         }
-        self.settle(revision);
+        let took = self.now.saturating_since(run.began);
+        let is_first = revision.curves.latest().is_none();
+        revision.curves.observe(run.bucket, run.items, took);
+        revision.ran = Some(self.now);
+        revision.account(run.class, took);
+        revision.ready.push(replica);
+        if is_first {
+            self.promise_anew(id);
+        }
+        self.reindex(replica);
+        self.free_cores(id, n_freed, cores);
+        self.settle(id);
     }
 
     /// Hears that a replica that was launched is ready, and what it can take.
@@ -219,59 +342,84 @@ impl<E: Clone> Scheduler<E> {
             since: self.now,
             credits,
             used: self.now,
-            had_work: false,
         });
-        let revision = ready.revision;
-        if let Some(revision) = self.revisions.get_mut(revision.0) {
+        ready.heard = self.now;
+        let took = self.now.saturating_since(ready.launched);
+        let (id, cores) = (ready.revision, ready.cores());
+        if let Some(revision) = self.revisions.get_mut(id.0) {
+            revision.start_time.observe(took);
+            revision.idle_since = self.now;
             revision.n_slots += credits.slots as usize;
+            revision.slots_each = credits.slots as usize;
+            let device = revision.limits.device.map(|device| device.0);
+            if let Some(device) = device.and_then(|device| self.devices.get_mut(device)) {
+                let work = revision.timetable.work();
+                device.work -= work * u128::from(revision.cores_each);
+                device.work += work * u128::from(cores);
+            }
+            revision.cores_each = cores;
         }
-        self.launch_wanted(revision);
-        self.settle(revision);
+        self.note_slots(id);
+        self.reindex(replica);
+        self.launch_wanted(id);
+        self.settle(id);
     }
 
-    /// Lets time pass: entries whose deadline has come expire, and starts that were put off are
-    /// made. Every event does this first; it has to be called besides when [`Scheduler::next_wake`]
-    /// has come and nothing else happens.
+    /// Hears how many bytes a replica takes, which is what is reserved from now on for it and for
+    /// others of its revision.
+    pub fn replica_memory(&mut self, now: Time, replica: ReplicaId, bytes: u64) {
+        self.advance(now);
+        let Some(measured) = self.replicas.get_mut(replica.0) else {
+            return;
+        };
+        let before = std::mem::replace(&mut measured.memory, bytes);
+        let Some(revision) = self.revisions.get_mut(measured.revision.0) else {
+            return;
+        };
+        revision.memory_bytes = bytes;
+        let device = revision.limits.device.map(|device| device.0);
+        if let Some(device) = device.and_then(|device| self.devices.get_mut(device)) {
+            device.reserved = device.reserved - u128::from(before) + u128::from(bytes);
+        }
+    }
+
+    /// Lets time pass: entries whose deadline has come expire, and what was put off is done. Every
+    /// event does this first; it has to be called besides when [`Scheduler::next_wake`] has come and
+    /// nothing else happens.
     pub fn advance(&mut self, now: Time) {
         self.now = self.now.max(now);
         // All are taken out before their room is given to others, which may be due themselves.
         let mut changed = Vec::new();
-        while let Some(&first) = self.deadlines.first()
-            && first.deadline <= self.now
+        while let Some(&(deadline, key)) = self.deadlines.first()
+            && deadline <= self.now
         {
-            let Some(entry) = self.withdraw(first.key) else {
+            let Some(revision) = self.expire(key, false) else {
                 break;
             };
-            if let Some(revision) = self.revisions.get_mut(entry.revision.0) {
-                revision.counters.expired += 1;
+            if changed.last() != Some(&revision) {
+                changed.push(revision);
             }
-            if changed.last() != Some(&entry.revision) {
-                changed.push(entry.revision);
-            }
-            self.actions.push(Action::Expire {
-                entry: entry.value,
-                key: first.key,
-            });
         }
         for revision in changed {
             self.settle(revision);
         }
-        while let Some(&(at, revision)) = self.starts.first()
+        while let Some(&(at, timer)) = self.timers.first()
             && at <= self.now
         {
-            self.starts.pop_first();
-            self.launch_wanted(revision);
+            self.timers.pop_first();
+            match timer {
+                Timer::Start(revision) => self.launch_wanted(revision),
+                Timer::Scale(revision) => self.scale(revision),
+                Timer::Watch(replica) => self.watch(replica),
+            }
         }
     }
 
     /// Returns when [`Scheduler::advance`] has to be called next, if no event comes before.
     pub fn next_wake(&self) -> Option<Time> {
-        let deadline = self.deadlines.first().map(|first| first.deadline);
-        let start = self.starts.first().map(|(at, _)| *at);
-        match (deadline, start) {
-            (Some(deadline), Some(start)) => Some(deadline.min(start)),
-            (deadline, start) => deadline.or(start),
-        }
+        let deadline = self.deadlines.first().map(|(at, _)| *at);
+        let timer = self.timers.first().map(|(at, _)| *at);
+        deadline.into_iter().chain(timer).min()
     }
 
     /// Appends what is to be done, in this order, and takes it for done.
@@ -279,48 +427,19 @@ impl<E: Clone> Scheduler<E> {
         into.append(&mut self.actions);
     }
 
-    /// Returns the whole state as plain data, in time proportional to the number of replicas.
-    pub fn snapshot(&self) -> Snapshot {
-        let revisions = self.revisions.iter();
-        Snapshot {
-            revisions: revisions
-                .map(|(index, revision)| self.revision_snapshot(RevisionId(index), revision))
-                .collect(),
+    /// Answers an entry DeadlineExceeded; returns its revision, to be settled.
+    fn expire(&mut self, key: Key, is_hopeless: bool) -> Option<RevisionId> {
+        let entry = self.withdraw(key)?;
+        if let Some(revision) = self.revisions.get_mut(entry.revision.0) {
+            revision.counters.expired += 1;
+            revision.counters.hopeless += u64::from(is_hopeless);
         }
-    }
-
-    fn revision_snapshot(&self, id: RevisionId, revision: &Revision) -> RevisionSnapshot {
-        let replicas: Vec<ReplicaSnapshot> = revision
-            .replicas
-            .iter()
-            .filter_map(|id| {
-                let replica = self.replicas.get(id.0)?;
-                let staged = replica.stage.n_ready();
-                Some(ReplicaSnapshot {
-                    id: *id,
-                    credits: replica.up.map(|up| up.credits),
-                    sent: replica.stage.n_entries() - staged,
-                    staged,
-                    running: replica.held.len() - replica.stage.n_entries(),
-                    busy_slots: replica.runs.len(),
-                    is_alone_with_suspect: replica.has_suspect && !replica.is_empty(),
-                })
-            })
-            .collect();
-        RevisionSnapshot {
-            id,
-            is_retired: revision.is_retired,
-            waiting: revision.queue.len(),
-            sent: replicas.iter().map(|replica| replica.sent).sum(),
-            staged: replicas.iter().map(|replica| replica.staged).sum(),
-            running: replicas.iter().map(|replica| replica.running).sum(),
-            queue_bytes: revision.load.bytes,
-            slot_time: revision.slot_nanos.map(Duration::from_nanos),
-            failed_starts: revision.n_failed_starts,
-            start_after: revision.start_after,
-            replicas,
-            counters: revision.counters,
-        }
+        self.actions.push(Action::Expire {
+            entry: entry.value,
+            key,
+            is_hopeless,
+        });
+        Some(entry.revision)
     }
 
     /// Takes an entry out, and makes the replica where it does not run yet forget it.
@@ -336,17 +455,98 @@ impl<E: Clone> Scheduler<E> {
     fn remove(&mut self, key: Key) -> Option<Entry<E>> {
         self.detach(key);
         let entry = self.entries.remove(key.0)?;
-        let rank = entry.rank(key);
-        self.deadlines.remove(&rank);
+        self.deadlines.remove(&(entry.deadline, key));
         let revision = self.revisions.get_mut(entry.revision.0)?;
         revision.n_entries -= 1;
+        if revision.n_entries == 0 {
+            revision.idle_since = self.now;
+        }
         if entry.place == Place::Waiting {
-            revision.queue.remove(&rank);
+            revision.queue.remove(&entry.rank(key));
         }
         if !matches!(entry.place, Place::Running(_)) {
-            revision.load.subtract(entry.cost);
+            self.close_account(entry.account());
         }
         Some(entry)
+    }
+
+    /// Puts an entry that was not waiting or staged before into the queue, and counts it there.
+    fn enqueue(&mut self, key: Key) {
+        let Some(entry) = self.entries.get_mut(key.0) else {
+            return;
+        };
+        let Some(revision) = self.revisions.get_mut(entry.revision.0) else {
+            return;
+        };
+        entry.place = Place::Waiting;
+        if entry.work == 0 {
+            let work = revision.curves.work(entry.staging.bucket(), entry.cost.items);
+            entry.work = work.unwrap_or(0);
+        }
+        let (rank, account) = (entry.rank(key), entry.account());
+        revision.queue.insert(rank);
+        revision.load_mut(account.class).add(account.cost);
+        if account.class == Class::Interactive {
+            revision.timetable.insert(account.due, account.work);
+            let device = revision.limits.device.map(|device| device.0);
+            if let Some(device) = device.and_then(|device| self.devices.get_mut(device)) {
+                device.work += u128::from(account.work) * u128::from(revision.cores_each);
+            }
+        }
+    }
+
+    /// Counts the work of what was admitted before anything was known of it: the line that a cold
+    /// start leaves behind.
+    fn promise_anew(&mut self, id: RevisionId) {
+        let Some(revision) = self.revisions.get_mut(id.0) else {
+            return;
+        };
+        let device = revision.limits.device.map(|device| device.0);
+        let mut device = device.and_then(|device| self.devices.get_mut(device));
+        for entry in self.entries.values_mut() {
+            let is_counted = !matches!(entry.place, Place::Running(_));
+            if entry.revision != id || entry.class == Class::Bulk || !is_counted || entry.work > 0 {
+                continue;
+            }
+            let work = revision.curves.work(entry.staging.bucket(), entry.cost.items);
+            entry.work = work.unwrap_or(0);
+            let due = (entry.deadline, entry.arrival);
+            revision.timetable.remove(due);
+            revision.timetable.insert(due, entry.work);
+            if let Some(device) = &mut device {
+                device.work += u128::from(entry.work) * u128::from(revision.cores_each);
+            }
+        }
+    }
+
+    /// Takes an entry that runs or leaves off what is promised and what bounds the queue.
+    fn close_account(&mut self, account: Account) {
+        let Some(revision) = self.revisions.get_mut(account.revision.0) else {
+            return;
+        };
+        revision.load_mut(account.class).subtract(account.cost);
+        if account.class == Class::Interactive {
+            revision.timetable.remove(account.due);
+            let device = revision.limits.device.map(|device| device.0);
+            if let Some(device) = device.and_then(|device| self.devices.get_mut(device)) {
+                device.work -= u128::from(account.work) * u128::from(revision.cores_each);
+            }
+        }
+    }
+
+    /// Notes how a replica stands, after anything of it has changed.
+    fn reindex(&mut self, id: ReplicaId) {
+        let Some(replica) = self.replicas.get_mut(id.0) else {
+            return;
+        };
+        let now = replica.stand();
+        let before = std::mem::replace(&mut replica.standing, now);
+        if before != now
+            && let Some(revision) = self.revisions.get_mut(replica.revision.0)
+        {
+            revision.fleet.note(id, before, now);
+        }
+        self.reblock(id);
     }
 
     /// Takes an entry off the replica that holds it, if one does; its place still says which.
@@ -377,6 +577,13 @@ impl<E: Clone> Scheduler<E> {
             && let Some(moved) = self.entries.get_mut(moved.0)
         {
             moved.held_at = held_at;
+        }
+        let id = self
+            .entries
+            .get(key.0)
+            .and_then(|entry| entry.place.replica());
+        if let Some(id) = id {
+            self.reindex(id);
         }
     }
 }

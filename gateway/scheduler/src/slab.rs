@@ -1,5 +1,7 @@
 //! A slab whose indices know which occupant of a place they mean.
 
+use serde::{Serialize, Serializer};
+
 /// A place in a [`Slab`] and which of its successive occupants is meant.
 ///
 /// An index outlives what it names without ever naming something else, until a place has been
@@ -35,6 +37,13 @@ impl Index {
             place: bits as u32,
             generation: (bits >> 32) as u32,
         }
+    }
+}
+
+/// As its number.
+impl Serialize for Index {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_u64(self.to_bits())
     }
 }
 
@@ -92,6 +101,10 @@ impl<T> Slab<T> {
         place.generation = place.generation.wrapping_add(1);
         self.free.push(index.place);
         Some(value)
+    }
+
+    pub(crate) fn values_mut(&mut self) -> impl Iterator<Item = &mut T> {
+        self.places.iter_mut().filter_map(|held| held.value.as_mut())
     }
 
     pub(crate) fn iter(&self) -> impl Iterator<Item = (Index, &T)> {

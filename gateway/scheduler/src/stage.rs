@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use crate::entry::Rank;
-use crate::{Bucket, Cost, ReplicaCredits};
+use crate::{Bucket, Class, Cost, ReplicaCredits};
 
 /// A sum of costs. Wide enough that no number of hostile costs overflows it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -57,6 +57,11 @@ impl Load {
 // === impl Stage ===
 
 impl Stage {
+    #[cfg(debug_assertions)]
+    pub(crate) fn load(&self) -> &Load {
+        &self.load
+    }
+
     pub(crate) fn n_entries(&self) -> usize {
         self.load.entries
     }
@@ -121,6 +126,14 @@ impl Stage {
             (Some(movable), Some(fixed)) => Some(*movable.min(fixed)),
             (movable, fixed) => movable.or(fixed).copied(),
         }
+    }
+
+    /// Returns the most urgent bulk entry of the ready.
+    pub(crate) fn first_bulk(&self) -> Option<Rank> {
+        let from = Rank::first_of(Class::Bulk);
+        let movable = self.movable.range(from..).next();
+        let fixed = self.fixed.range(from..).next();
+        movable.into_iter().chain(fixed).min().copied()
     }
 
     /// Returns the ready ones of a bucket from `first` on, by urgency.

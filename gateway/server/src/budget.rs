@@ -10,6 +10,8 @@ use workers_protocol::{Code, InferError};
 pub(crate) struct Budget {
     limit: u64,
     used: AtomicU64,
+    /// How many reservations there ever were.
+    n_reservations: AtomicU64,
 }
 
 /// Room in a [`Budget`], given back when dropped.
@@ -24,6 +26,7 @@ impl Budget {
         Arc::new(Self {
             limit,
             used: AtomicU64::new(0),
+            n_reservations: AtomicU64::new(0),
         })
     }
 
@@ -31,8 +34,14 @@ impl Budget {
         self.used.load(Ordering::Relaxed)
     }
 
+    /// Returns how many reservations there ever were: where it stays the same, nobody called.
+    pub(crate) fn n_reservations(&self) -> u64 {
+        self.n_reservations.load(Ordering::Relaxed)
+    }
+
     /// Returns an empty reservation, to be grown.
     pub(crate) fn reservation(self: &Arc<Self>) -> Reservation {
+        self.n_reservations.fetch_add(1, Ordering::Relaxed);
         Reservation {
             budget: Arc::clone(self),
             bytes: 0,

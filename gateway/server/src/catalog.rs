@@ -2,21 +2,22 @@
 
 use std::collections::{BTreeMap, HashSet};
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, OnceLock, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use gateway_scheduler::RevisionLimits;
 use model_store::{
-    Cache, CachedVersion, Digest, Manifest, ModelName, ModelReference, Settling, Store, StoreError,
-    StoreEvent, StoredVersion, Taken, Version,
+    Cache, CachedVersion, Digest, Manifest, Measurement, ModelName, ModelReference, Settling,
+    Store, StoreError, StoreEvent, StoredVersion, Taken, Version,
 };
+use tokio::sync::watch;
 use workers_protocol::{Code, InferError};
 
 use crate::config::WorkerOptions;
 use crate::dispatcher::Dispatcher;
 use crate::launcher;
+use crate::measurements::Measurements;
 use crate::revision::Revision;
 
 /// How often the store is looked at. A look costs some system calls per version.
@@ -34,9 +35,10 @@ pub(crate) struct Catalog {
     cache: Arc<Cache>,
     options: Arc<WorkerOptions>,
     dispatcher: Arc<Dispatcher>,
+    measurements: Arc<Measurements>,
     limits: RevisionLimits,
     models: RwLock<BTreeMap<ModelName, BTreeMap<Version, Listed>>>,
-    is_ready: AtomicBool,
+    is_ready: watch::Sender<bool>,
 }
 
 /// A version of the store, and what became of it.
@@ -75,6 +77,7 @@ impl Catalog {
         data: &std::path::Path,
         options: Arc<WorkerOptions>,
         dispatcher: Arc<Dispatcher>,
+        measurements: Arc<Measurements>,
         limits: RevisionLimits,
     ) -> anyhow::Result<Arc<Self>> {
         let cache = Cache::open(data)?;
@@ -84,15 +87,40 @@ impl Catalog {
             cache: Arc::new(cache),
             options,
             dispatcher,
+            measurements,
             limits,
             models: RwLock::default(),
-            is_ready: AtomicBool::new(false),
+            is_ready: watch::Sender::new(false),
         }))
     }
 
     /// Whether every version that was there at the start has been looked at.
     pub(crate) fn is_ready(&self) -> bool {
-        self.is_ready.load(Ordering::Acquire)
+        *self.is_ready.borrow()
+    }
+
+    /// Waits until it has.
+    pub(crate) async fn ready(&self) {
+        let mut is_ready = self.is_ready.subscribe();
+        // The sender lives in `self`: this can't fail.
+        let _ = is_ready.wait_for(|&is_ready| is_ready).await;
+    }
+
+    /// Takes in what a revision can do on this machine; its next worker is started accordingly.
+    pub(crate) fn note_measured(&self, revision: &Revision, measurement: Measurement) {
+        self.dispatcher
+            .seed(revision.id, measurement.bucket, &measurement.curve);
+        // Set before only where it was measured twice.
+        let _ = revision.measured.set(measurement);
+    }
+
+    /// Returns what can be run.
+    pub(crate) fn revisions(&self) -> Vec<Arc<Revision>> {
+        let revision = |listed: Listed| match listed.state {
+            State::Ready(revision) => Some(revision),
+            State::Refused(_) | State::Failed(_) => None,
+        };
+        self.all().into_iter().filter_map(revision).collect()
     }
 
     /// Returns what to run for a name: this version, or the latest that can be.
@@ -259,7 +287,7 @@ impl Catalog {
                 self.take_failed().await;
                 last_try = Instant::now();
             }
-            self.is_ready.store(true, Ordering::Release);
+            self.is_ready.send_replace(true);
         }
     }
 
@@ -376,16 +404,18 @@ impl Catalog {
                 for note in &model.spec.notes {
                     tracing::info!(model = %name, %version, "{note}");
                 }
-                let limits = RevisionLimits {
-                    max_batch: model.spec.max_batch,
-                    ..self.limits
-                };
-                let stages = stages
+                let stages: Vec<_> = stages
                     .into_iter()
                     .map(|stage| (stage.digest, stage.dir))
                     .collect();
+                let digests = stages.iter().map(|(digest, _)| *digest);
+                let digest = model.digest.with_stages(digests);
+                let measured = self.measurements.known(digest).await;
+                let learned = self.measurements.learned(digest).await;
                 let metrics = self.dispatcher.metrics.of(name, version);
-                let revision = self.dispatcher.add_revision(limits, |id| {
+                let limits = limits(self.limits, &model, measured.as_ref());
+                let is_on_processor = model.manifest.device == model_store::Device::Cpu;
+                let revision = self.dispatcher.add_revision(limits, is_on_processor, |id| {
                     Arc::new(Revision {
                         id,
                         name: name.clone(),
@@ -393,8 +423,19 @@ impl Catalog {
                         model,
                         stages,
                         metrics,
+                        poison: Arc::default(),
+                        measured: measured.map_or_else(OnceLock::new, OnceLock::from),
                     })
                 });
+                // What was learned counts before what was measured with nobody calling.
+                for curve in learned {
+                    self.dispatcher
+                        .seed(revision.id, curve.bucket, &curve.points);
+                }
+                if let Some(measured) = revision.measurement() {
+                    self.dispatcher
+                        .seed(revision.id, measured.bucket, &measured.curve);
+                }
                 self.list(&stored, State::Ready(revision));
                 tracing::info!(model = %name, %version, "ready to be served");
             }
@@ -483,4 +524,39 @@ impl Catalog {
 /// A manifest that can't be read is refused when it is taken in, with the reason.
 fn has_stages(stored: &StoredVersion) -> bool {
     Manifest::read(&stored.path).is_ok_and(|manifest| !manifest.stages.is_empty())
+}
+
+/// What a loaded model takes beyond its files, before one was measured: the runtime, and tensors.
+const RUNTIME_BYTES: u64 = 64 << 20;
+
+/// Returns the bounds of a version: the gateway's, and what its manifest and its measurement say.
+fn limits(
+    general: RevisionLimits,
+    model: &CachedVersion,
+    measured: Option<&Measurement>,
+) -> RevisionLimits {
+    let scale = model.manifest.scale;
+    let min_scale = scale.min.map_or(0, |min| min as usize);
+    RevisionLimits {
+        max_batch: model.spec.max_batch,
+        min_scale,
+        max_scale: scale.max.map_or(1, |max| max as usize).max(min_scale),
+        idle_window: scale
+            .idle_s
+            .map_or(general.idle_window, Duration::from_secs),
+        memory_bytes: measured.map_or_else(
+            // Weights are read into memory and, packed for the processor, are there twice.
+            || 2 * file_bytes(&model.dir) + RUNTIME_BYTES,
+            |measured| measured.memory_bytes,
+        ),
+        ..general
+    }
+}
+
+fn file_bytes(dir: &std::path::Path) -> u64 {
+    let Ok(entries) = std::fs::read_dir(dir) else {
+        return 0;
+    };
+    let sizes = entries.filter_map(|entry| Some(entry.ok()?.metadata().ok()?.len()));
+    sizes.fold(0, u64::saturating_add)
 }

@@ -1,10 +1,12 @@
 //! What `hearth serve` was told, checked.
 
 use std::net::SocketAddr;
+use std::num::NonZero;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::Args;
+use gateway_scheduler::DeviceLimits;
 use workers_protocol::wire::MAX_ENTRY_BYTES;
 
 /// Options of `hearth serve`; each also by its environment variable.
@@ -59,9 +61,35 @@ pub(crate) struct ServeOptions {
     )]
     pub(crate) drain_timeout_s: u64,
 
+    /// Workers that are started ahead, to make cold starts short; 0 for none
+    #[arg(long, env = "HEARTH_SPARE_WORKERS", default_value_t = 1, value_parser = clap::value_parser!(u32).range(..=64), value_name = "N")]
+    pub(crate) spare_workers: u32,
+
+    /// Measure each model once, while nobody calls: how many instances, how long batches take
+    #[arg(long, env = "HEARTH_MEASURE_MODELS", default_value_t = true, action = clap::ArgAction::Set, value_name = "BOOL")]
+    pub(crate) measure_models: bool,
+
+    /// Memory that loaded models may take together, as 24GiB. Default: four fifths of what there is
+    #[arg(long, env = "HEARTH_MEMORY", value_parser = parse_bytes, value_name = "BYTES")]
+    pub(crate) memory: Option<u64>,
+
+    /// How long nobody has to call a model for its worker to end, in seconds
+    #[arg(long, env = "HEARTH_IDLE_WINDOW_S", default_value_t = 60, value_parser = clap::value_parser!(u64).range(1..), value_name = "S")]
+    pub(crate) idle_window_s: u64,
+
+    /// How long a run may take at least before its worker counts as hung, in seconds; it may take ten
+    /// times what is expected of it
+    #[arg(long, env = "HEARTH_RUN_LIMIT_S", default_value_t = 5, value_parser = clap::value_parser!(u64).range(1..), value_name = "S")]
+    pub(crate) run_limit_s: u64,
+
     /// Form of the log
     #[arg(long, env = "HEARTH_LOG_FORMAT", default_value = "text")]
     pub(crate) log_format: LogFormat,
+
+    /// Where to send traces, OTLP over HTTP, as http://localhost:4318; only in builds that have the
+    /// feature `otlp`. Read as well: OTEL_EXPORTER_OTLP_HEADERS, OTEL_SERVICE_NAME, OTEL_TRACES_SAMPLER
+    #[arg(long, env = "OTEL_EXPORTER_OTLP_ENDPOINT", value_name = "URL")]
+    pub(crate) otlp_endpoint: Option<String>,
 }
 
 /// How workers are started.
@@ -102,6 +130,18 @@ pub(crate) enum LogFormat {
 }
 
 impl ServeOptions {
+    /// Returns what the workers of this machine share.
+    pub(crate) fn device(&self) -> DeviceLimits {
+        let cores = std::thread::available_parallelism().map_or(1, NonZero::get);
+        let cores = u32::try_from(cores).unwrap_or(u32::MAX);
+        let memory = self.memory.or_else(|| Some(machine_memory()? / 5 * 4));
+        DeviceLimits {
+            cores: self.worker.worker_threads.unwrap_or(cores),
+            // Where the system does not tell, nothing is refused for want of it.
+            memory_bytes: memory.unwrap_or(u64::MAX),
+        }
+    }
+
     /// Checks what the command line can't: an address that is not loopback needs credentials.
     ///
     /// # Errors
@@ -176,6 +216,19 @@ fn parse_bytes(text: &str) -> Result<u64, String> {
         .ok_or_else(|| {
             format!("{text:?}: expected a positive number of bytes, `64MiB` for example")
         })
+}
+
+/// Returns the bytes of memory that this process may use: the machine's, or what its control group
+/// allows if that is less.
+fn machine_memory() -> Option<u64> {
+    let info = std::fs::read_to_string("/proc/meminfo").ok()?;
+    let line = info
+        .lines()
+        .find_map(|line| line.strip_prefix("MemTotal:"))?;
+    let kib: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
+    let group = std::fs::read_to_string("/sys/fs/cgroup/memory.max").ok();
+    let group = group.and_then(|limit| limit.trim().parse().ok());
+    Some((kib << 10).min(group.unwrap_or(u64::MAX)))
 }
 
 #[cfg(test)]

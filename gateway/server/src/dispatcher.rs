@@ -5,13 +5,15 @@
 //! for a replica is pushed to its outbox under the mutex, so that a `Forget` never overtakes the
 //! `Stage` it means; everything else is done after unlocking.
 
-use std::collections::{HashMap, HashSet};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::collections::{HashMap, HashSet, VecDeque};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use gateway_scheduler::{
-    Action, Bucket, Cost, FailReason, Key, Offer, Refused, RefusedReason, ReplicaCredits,
-    ReplicaId, RevisionId, RevisionLimits, Scheduler, Staging, Time,
+    Action, Bucket, Class, DeviceId, DeviceLimits, FailReason, Key, Offer, Refused, RefusedReason,
+    ReplicaCredits, ReplicaId, RevisionId, RevisionLimits, RevisionSnapshot, Scheduler, Snapshot,
+    Time,
 };
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 use workers_protocol::wire::{Answer, Credits};
@@ -37,8 +39,14 @@ pub(crate) enum Outgoing {
 #[derive(Debug)]
 pub(crate) struct Orders {
     pub(crate) outgoing: mpsc::Receiver<Outgoing>,
-    /// Notified when it is to end. Apart from the outbox, because a worker that hangs reads nothing.
-    pub(crate) stop: Arc<Notify>,
+    pub(crate) stop: Arc<Stop>,
+}
+
+/// Tells a replica to end. Apart from the outbox, because a worker that hangs reads nothing.
+#[derive(Debug, Default)]
+pub(crate) struct Stop {
+    asked: Notify,
+    is_hung: AtomicBool,
 }
 
 /// Starts replicas; the dispatcher says which.
@@ -59,6 +67,9 @@ pub(crate) struct Dispatcher {
     state: Mutex<State>,
     epoch: Instant,
     timer: Notify,
+    /// The processor and the memory of this machine, which all workers share.
+    device: DeviceId,
+    device_limits: DeviceLimits,
     launcher: Box<dyn Launcher>,
     pub(crate) metrics: Arc<Metrics>,
     /// How many replicas there are, for a shutdown that waits for the last.
@@ -69,6 +80,9 @@ struct State {
     scheduler: Scheduler<Arc<Entry>>,
     revisions: HashMap<RevisionId, Arc<Revision>>,
     replicas: HashMap<ReplicaId, Replica>,
+    /// Bulk entries that were not asked for yet, the oldest first. Their bytes are bounded with all
+    /// others, and nothing else of them grows.
+    bulk: HashMap<RevisionId, VecDeque<Arc<Parked>>>,
     actions: Vec<Action<Arc<Entry>>>,
     /// When the timer wakes.
     armed: Option<Time>,
@@ -77,7 +91,7 @@ struct State {
 
 struct Replica {
     outbox: mpsc::Sender<Outgoing>,
-    stop: Arc<Notify>,
+    stop: Arc<Stop>,
     is_stopping: bool,
     launched: Instant,
     up: Option<Instant>,
@@ -87,15 +101,34 @@ struct Replica {
 #[derive(Debug)]
 pub(crate) struct Ticket {
     dispatcher: Arc<Dispatcher>,
-    key: Key,
+    place: Place,
+    deadline: Instant,
     outcome: oneshot::Receiver<Outcome>,
     is_settled: bool,
+}
+
+/// Where a ticket's entry is.
+#[derive(Debug)]
+enum Place {
+    Admitted(Key),
+    Parked(Arc<Parked>),
+}
+
+/// A bulk entry that waits to be asked for.
+#[derive(Debug)]
+struct Parked {
+    revision: Arc<Revision>,
+    offer: Offer,
+    entry: Arc<Entry>,
+    /// Its name once it was asked for.
+    key: OnceLock<Key>,
 }
 
 /// Done after unlocking.
 enum Effect {
     Launch(Arc<Revision>, ReplicaId, Orders),
     Reply(Arc<Entry>, InferError),
+    Note(Arc<Entry>),
 }
 
 impl std::fmt::Debug for Dispatcher {
@@ -108,12 +141,21 @@ impl std::fmt::Debug for Dispatcher {
 
 impl Dispatcher {
     /// Returns a dispatcher and starts its timer, which ends with it.
-    pub(crate) fn start(launcher: Box<dyn Launcher>, metrics: Arc<Metrics>) -> Arc<Self> {
+    pub(crate) fn start(
+        launcher: Box<dyn Launcher>,
+        metrics: Arc<Metrics>,
+        device_limits: DeviceLimits,
+    ) -> Arc<Self> {
+        let mut scheduler = Scheduler::new();
+        let device = scheduler.add_device(device_limits);
         let dispatcher = Arc::new(Self {
+            device,
+            device_limits,
             state: Mutex::new(State {
-                scheduler: Scheduler::new(),
+                scheduler,
                 revisions: HashMap::new(),
                 replicas: HashMap::new(),
+                bulk: HashMap::new(),
                 actions: Vec::new(),
                 armed: None,
                 is_closed: false,
@@ -148,11 +190,17 @@ impl Dispatcher {
         }
     }
 
+    /// Adds a revision on this machine's processor, or on a device of its own.
     pub(crate) fn add_revision(
-        &self,
+        self: &Arc<Self>,
         limits: RevisionLimits,
+        is_on_processor: bool,
         revision: impl FnOnce(RevisionId) -> Arc<Revision>,
     ) -> Arc<Revision> {
+        let limits = RevisionLimits {
+            device: is_on_processor.then_some(self.device),
+            ..limits
+        };
         let mut state = self.lock();
         let present: HashSet<RevisionId> = state
             .scheduler
@@ -162,42 +210,101 @@ impl Dispatcher {
             .map(|revision| revision.id)
             .collect();
         state.revisions.retain(|id, _| present.contains(id));
-        let id = state.scheduler.add_revision(limits);
+        let now = self.now();
+        let id = state.scheduler.add_revision(now, limits);
         let revision = revision(id);
         state.revisions.insert(id, Arc::clone(&revision));
+        drop(state);
+        // Those that are kept without work are launched.
+        self.turn(|scheduler, now| scheduler.advance(now));
         revision
+    }
+
+    /// Tells how long runs of a revision take that were seen elsewhere: items and nanoseconds.
+    pub(crate) fn seed(&self, revision: RevisionId, bucket: u64, points: &[(u32, u64)]) {
+        let points: Vec<_> = points
+            .iter()
+            .map(|(items, nanos)| (*items, Duration::from_nanos(*nanos)))
+            .collect();
+        self.lock()
+            .scheduler
+            .seed_curve(revision, Bucket(bucket), &points);
     }
 
     pub(crate) fn retire_revision(self: &Arc<Self>, revision: RevisionId) {
         self.turn(|scheduler, now| scheduler.retire_revision(now, revision));
     }
 
-    /// Offers an entry.
+    /// Offers an entry. Bulk is never refused for want of room: it waits to be asked for.
     ///
     /// # Errors
-    /// `Overloaded` or `Unavailable` with the time after which trying again may help.
+    /// `Overloaded` or `Unavailable` with the time after which trying again may help;
+    /// `DeadlineExceeded` where that can't help.
     pub(crate) fn offer(
         self: &Arc<Self>,
-        revision: &Revision,
+        revision: &Arc<Revision>,
         entry: Arc<Entry>,
         outcome: oneshot::Receiver<Outcome>,
-        cost: Cost,
-        staging: Staging,
+        mut offer: Offer,
     ) -> Result<Ticket, (InferError, Duration)> {
-        let offer = Offer {
-            deadline: self.time(entry.deadline.at),
-            cost,
-            staging,
-        };
+        offer.deadline = self.time(entry.deadline.at);
+        let deadline = entry.deadline;
         let id = revision.id;
-        match self.turn(|scheduler, now| scheduler.offer(now, id, offer, entry)) {
-            Ok(key) => Ok(Ticket {
-                dispatcher: Arc::clone(self),
-                key,
-                outcome,
-                is_settled: false,
-            }),
-            Err(refused) => Err((refusal(revision, &refused), refused.retry_after)),
+        let place = match offer.class {
+            Class::Interactive => {
+                match self.turn(|scheduler, now| scheduler.offer(now, id, offer, entry)) {
+                    Ok(key) => Place::Admitted(key),
+                    Err(refused) => {
+                        let error = refusal(revision, deadline.after, &refused);
+                        return Err((error, refused.retry_after));
+                    }
+                }
+            }
+            Class::Bulk => Place::Parked(self.park(Parked {
+                revision: Arc::clone(revision),
+                offer,
+                entry,
+                key: OnceLock::new(),
+            })),
+        };
+        Ok(Ticket {
+            dispatcher: Arc::clone(self),
+            place,
+            deadline: deadline.at,
+            outcome,
+            is_settled: false,
+        })
+    }
+
+    fn park(self: &Arc<Self>, parked: Parked) -> Arc<Parked> {
+        let parked = Arc::new(parked);
+        let id = parked.revision.id;
+        let mut state = self.lock();
+        state
+            .bulk
+            .entry(id)
+            .or_default()
+            .push_back(Arc::clone(&parked));
+        drop(state);
+        self.turn(|scheduler, now| scheduler.bulk_waits(now, id, true));
+        parked
+    }
+
+    /// Takes an entry out whose caller has left.
+    fn leave(self: &Arc<Self>, place: &Place) {
+        let key = match place {
+            Place::Admitted(key) => Some(*key),
+            Place::Parked(parked) => {
+                let mut state = self.lock();
+                let id = parked.revision.id;
+                if let Some(line) = state.bulk.get_mut(&id) {
+                    line.retain(|other| !Arc::ptr_eq(other, parked));
+                }
+                parked.key.get().copied()
+            }
+        };
+        if let Some(key) = key {
+            self.turn(|scheduler, now| scheduler.cancel(now, key));
         }
     }
 
@@ -205,12 +312,13 @@ impl Dispatcher {
         self.turn(|scheduler, now| scheduler.staged(now, replica, key, bucket));
     }
 
-    pub(crate) fn slots_freed(self: &Arc<Self>, replica: ReplicaId, slots: u32) {
-        self.turn(|scheduler, now| {
-            for _ in 0..slots {
-                scheduler.slot_freed(now, replica);
-            }
-        });
+    pub(crate) fn slot_freed(self: &Arc<Self>, replica: ReplicaId, run: Key) {
+        self.turn(|scheduler, now| scheduler.slot_freed(now, replica, run));
+    }
+
+    /// Hears how many bytes of memory a worker takes.
+    pub(crate) fn replica_memory(self: &Arc<Self>, replica: ReplicaId, bytes: u64) {
+        self.turn(|scheduler, now| scheduler.replica_memory(now, replica, bytes));
     }
 
     pub(crate) fn answered(
@@ -219,8 +327,9 @@ impl Dispatcher {
         key: Key,
         result: Result<Answer, InferError>,
     ) {
-        let entry = self.turn(|scheduler, now| scheduler.answered(now, replica, key));
-        if let Some(entry) = entry {
+        let answered = self.turn(|scheduler, now| scheduler.answered(now, replica, key));
+        if let Some(answered) = answered {
+            let entry = answered.entry;
             let up = self
                 .lock()
                 .replicas
@@ -229,7 +338,7 @@ impl Dispatcher {
             let cold = up.map_or(Duration::ZERO, |up| {
                 up.saturating_duration_since(entry.offered)
             });
-            entry.reply(result, cold);
+            entry.reply(result, cold, answered.course);
         }
     }
 
@@ -242,6 +351,7 @@ impl Dispatcher {
         }
         let credits = ReplicaCredits {
             slots: credits.slots,
+            cores: (self.device_limits.cores / credits.slots.max(1)).max(1),
             // No more than the outbox holds beside runs and what is forgotten.
             stage_entries: credits.stage_entries.min(OUTBOX as u32 / 4),
             stage_bytes: credits.stage_bytes,
@@ -271,13 +381,31 @@ impl Dispatcher {
         self.metrics.expose(&snapshot, name_of, bytes_in_flight)
     }
 
+    /// Returns the scheduler's whole state, the names of what is in it, and how many bulk entries
+    /// wait to be asked for.
+    pub(crate) fn snapshot(&self) -> (Snapshot, HashMap<RevisionId, (Arc<Revision>, usize)>) {
+        let state = self.lock();
+        let named = state.revisions.iter().map(|(id, revision)| {
+            let n_parked = state.bulk.get(id).map_or(0, VecDeque::len);
+            (*id, (Arc::clone(revision), n_parked))
+        });
+        (state.scheduler.snapshot(), named.collect())
+    }
+
+    /// Returns the scheduler's state of one revision, and how many bulk entries wait to be asked for.
+    pub(crate) fn revision(&self, id: RevisionId) -> Option<(RevisionSnapshot, usize)> {
+        let state = self.lock();
+        let n_parked = state.bulk.get(&id).map_or(0, VecDeque::len);
+        Some((state.scheduler.revision(id)?, n_parked))
+    }
+
     /// Stops all replicas, and waits until the last has ended. New ones are not started any more.
     pub(crate) async fn close(&self) {
         {
             let mut state = self.lock();
             state.is_closed = true;
             for replica in state.replicas.values_mut() {
-                replica.stop.notify_one();
+                replica.stop.ask();
             }
             self.n_replicas.send_replace(state.replicas.len());
         }
@@ -291,12 +419,18 @@ impl Dispatcher {
         let now = self.now();
         let mut state = self.lock();
         let result = event(&mut state.scheduler, now);
+        let mut effects = Vec::new();
         let mut actions = std::mem::take(&mut state.actions);
-        state.scheduler.drain_actions(&mut actions);
-        let effects: Vec<Effect> = actions
-            .drain(..)
-            .filter_map(|action| state.carry_out(action))
-            .collect();
+        loop {
+            state.scheduler.drain_actions(&mut actions);
+            if actions.is_empty() {
+                break;
+            }
+            // Asking for bulk makes new ones.
+            for action in actions.drain(..) {
+                state.carry_out(action, now, &mut effects);
+            }
+        }
         state.actions = actions;
         let wake = state.scheduler.next_wake();
         let is_earlier = wake.is_some_and(|wake| state.armed.is_none_or(|armed| wake < armed));
@@ -312,7 +446,8 @@ impl Dispatcher {
                 Effect::Launch(revision, replica, orders) => {
                     self.launcher.launch(self, revision, replica, orders);
                 }
-                Effect::Reply(entry, error) => entry.reply(Err(error), Duration::ZERO),
+                Effect::Reply(entry, error) => entry.reply(Err(error), Duration::ZERO, None),
+                Effect::Note(entry) => entry.poison.note(&entry.inputs, &entry.options),
             }
         }
         result
@@ -326,6 +461,11 @@ impl Dispatcher {
         self.time(Instant::now())
     }
 
+    /// Returns when the scheduler's time was.
+    pub(crate) fn instant(&self, time: Time) -> Instant {
+        self.epoch + Duration::from_nanos(time.as_nanos())
+    }
+
     fn time(&self, instant: Instant) -> Time {
         let nanos = instant.saturating_duration_since(self.epoch).as_nanos();
         Time::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX))
@@ -335,39 +475,84 @@ impl Dispatcher {
 // === impl State ===
 
 impl State {
-    fn carry_out(&mut self, action: Action<Arc<Entry>>) -> Option<Effect> {
+    fn carry_out(&mut self, action: Action<Arc<Entry>>, now: Time, effects: &mut Vec<Effect>) {
         match action {
-            Action::Launch { revision, replica } => return self.launch(revision, replica),
+            Action::Launch { revision, replica } => {
+                effects.extend(self.launch(revision, replica));
+            }
             Action::Stage {
                 replica,
                 key,
                 entry,
             } => self.send(replica, Outgoing::Stage(key, entry)),
-            Action::Run { replica, batch } => self.send(replica, Outgoing::Run(batch)),
+            Action::Run { replica, batch, .. } => self.send(replica, Outgoing::Run(batch)),
             Action::Forget { replica, key } => self.send(replica, Outgoing::Forget(key)),
+            Action::Pull { revision, items } => self.pull(revision, items, now, effects),
+            Action::Kill { replica } => {
+                if let Some(replica) = self.replicas.get_mut(&replica) {
+                    tracing::error!("a worker hangs; ending it");
+                    replica.is_stopping = true;
+                    replica.stop.ask_hung();
+                }
+            }
             // The replica still reports its end, which the scheduler ignores.
             Action::Stop { replica } => {
                 if let Some(replica) = self.replicas.get(&replica) {
-                    replica.stop.notify_one();
+                    replica.stop.ask();
                 }
             }
-            Action::Expire { entry, .. } => {
+            Action::Expire {
+                entry, is_hopeless, ..
+            } => {
                 let ms = entry.deadline.after.as_millis();
-                let message = format!("the deadline of {ms} ms passed");
-                return Some(Effect::Reply(
-                    entry,
-                    InferError::new(Code::DeadlineExceeded, message),
-                ));
+                let message = match is_hopeless {
+                    false => format!("the deadline of {ms} ms passed"),
+                    true => format!("it can't be done any more within its {ms} ms"),
+                };
+                let error = InferError::new(Code::DeadlineExceeded, message);
+                effects.push(Effect::Reply(entry, error));
             }
-            Action::Fail { entry, why, .. } => return Some(Effect::Reply(entry, failure(why))),
+            Action::Fail { entry, why, .. } => {
+                if why == FailReason::Poisoned {
+                    effects.push(Effect::Note(Arc::clone(&entry)));
+                }
+                effects.push(Effect::Reply(entry, failure(why)));
+            }
         }
-        None
+    }
+
+    /// Offers the bulk that was asked for.
+    fn pull(&mut self, revision: RevisionId, items: u32, now: Time, effects: &mut Vec<Effect>) {
+        let Some(line) = self.bulk.get_mut(&revision) else {
+            return;
+        };
+        let mut n_offered = 0;
+        while n_offered < items
+            && let Some(parked) = line.pop_front()
+        {
+            n_offered = n_offered.saturating_add(parked.offer.cost.items.max(1));
+            let entry = Arc::clone(&parked.entry);
+            match self.scheduler.offer(now, revision, parked.offer, entry) {
+                // It was not set before: only what waits in line is offered.
+                Ok(key) => {
+                    let _ = parked.key.set(key);
+                }
+                Err(refused) => {
+                    let error = refusal(&parked.revision, parked.entry.deadline.after, &refused);
+                    effects.push(Effect::Reply(refused.entry, error));
+                }
+            }
+        }
+        if line.is_empty() {
+            self.bulk.remove(&revision);
+            self.scheduler.bulk_waits(now, revision, false);
+        }
     }
 
     fn launch(&mut self, revision: RevisionId, replica: ReplicaId) -> Option<Effect> {
         let revision = self.revisions.get(&revision).filter(|_| !self.is_closed)?;
         let (outbox, outgoing) = mpsc::channel(OUTBOX);
-        let stop = Arc::new(Notify::new());
+        let stop = Arc::new(Stop::default());
         self.replicas.insert(
             replica,
             Replica {
@@ -394,16 +579,64 @@ impl State {
             // A worker that does not read what its own credits allow hangs; its entries are retried.
             tracing::error!("a worker does not read its wire; ending it");
             replica.is_stopping = true;
-            replica.stop.notify_one();
+            replica.stop.ask_hung();
         }
     }
 }
 
-fn refusal(revision: &Revision, refused: &Refused<Arc<Entry>>) -> InferError {
+// === impl Stop ===
+
+impl Stop {
+    fn ask(&self) {
+        self.asked.notify_one();
+    }
+
+    fn ask_hung(&self) {
+        self.is_hung.store(true, Ordering::Relaxed);
+        self.asked.notify_one();
+    }
+
+    /// Waits until the replica is told to end.
+    pub(crate) async fn asked(&self) {
+        self.asked.notified().await;
+    }
+
+    /// Whether it was told to because it hangs: then it won't end by itself.
+    pub(crate) fn is_hung(&self) -> bool {
+        self.is_hung.load(Ordering::Relaxed)
+    }
+}
+
+fn refusal(revision: &Revision, after: Duration, refused: &Refused<Arc<Entry>>) -> InferError {
+    let ms = after.as_millis();
+    let name = &revision.name;
     match refused.reason {
         RefusedReason::QueueFull => InferError::new(
             Code::Overloaded,
-            format!("the queue of model `{}` is full", revision.name),
+            format!("the queue of model `{name}` is full"),
+        ),
+        RefusedReason::Late { predicted } => InferError::new(
+            Code::Overloaded,
+            format!(
+                "model `{name}` would answer in {} ms, and the deadline is {ms} ms",
+                predicted.as_millis()
+            ),
+        ),
+        RefusedReason::Crowded { predicted } => InferError::new(
+            Code::Overloaded,
+            format!(
+                "model `{name}` is overloaded: it would answer in {} ms, in time only if nothing \
+                 comes between or another request is made late",
+                predicted.as_millis()
+            ),
+        ),
+        RefusedReason::Starting { predicted } => InferError::new(
+            Code::Unavailable,
+            format!(
+                "model `{name}` is being started and would answer in {} ms, and the deadline is \
+                 {ms} ms",
+                predicted.as_millis()
+            ),
         ),
         RefusedReason::DeadlinePassed => {
             InferError::new(Code::DeadlineExceeded, "the deadline had passed on arrival")
@@ -431,6 +664,15 @@ fn failure(why: FailReason) -> InferError {
             Code::Unavailable,
             "the model's worker ends before it is ready; the log says why",
         ),
+        FailReason::NoMemory { needed, free } => InferError::new(
+            Code::Unavailable,
+            format!(
+                "the model takes {} MiB, and {} MiB are or could be made free beside the models \
+                 at work: see --memory",
+                needed >> 20,
+                free >> 20
+            ),
+        ),
     }
 }
 
@@ -439,21 +681,28 @@ fn failure(why: FailReason) -> InferError {
 impl Ticket {
     /// Waits for the outcome. Cancel-safe: dropping the future or the ticket cancels the entry.
     pub(crate) async fn outcome(mut self) -> Outcome {
-        let outcome = (&mut self.outcome).await;
+        let outcome = match &self.place {
+            Place::Admitted(_) => (&mut self.outcome).await,
+            // While it waits to be asked for, nobody else looks at its deadline.
+            Place::Parked(_) => {
+                let deadline = self.deadline.into();
+                match tokio::time::timeout_at(deadline, &mut self.outcome).await {
+                    Ok(outcome) => outcome,
+                    Err(_) => {
+                        return Outcome::failed(Code::DeadlineExceeded, "the deadline passed");
+                    }
+                }
+            }
+        };
         self.is_settled = true;
-        outcome.unwrap_or_else(|_| Outcome {
-            result: Err(InferError::internal("the request was lost")),
-            cold: Duration::ZERO,
-        })
+        outcome.unwrap_or_else(|_| Outcome::failed(Code::Internal, "the request was lost"))
     }
 }
 
 impl Drop for Ticket {
     fn drop(&mut self) {
         if !self.is_settled {
-            let key = self.key;
-            self.dispatcher
-                .turn(|scheduler, now| scheduler.cancel(now, key));
+            self.dispatcher.leave(&self.place);
         }
     }
 }

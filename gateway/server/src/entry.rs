@@ -3,11 +3,13 @@
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use gateway_scheduler::Course;
 use tokio::sync::oneshot;
 use workers_protocol::wire::Answer;
-use workers_protocol::{InferError, PictureOptions, Tensor};
+use workers_protocol::{Code, InferError, PictureOptions, Tensor, TraceContext};
 
 use crate::budget::Reservation;
+use crate::poison::Poison;
 
 /// A request that was admitted: what to send, and where its reply goes.
 ///
@@ -19,6 +21,10 @@ pub(crate) struct Entry {
     pub(crate) options: PictureOptions,
     pub(crate) deadline: Deadline,
     pub(crate) offered: Instant,
+    /// Where it is noted if it ends the workers that it is given to.
+    pub(crate) poison: Arc<Poison>,
+    /// Its span, if it is of a trace.
+    pub(crate) trace: Option<TraceContext>,
     reply: Mutex<Option<oneshot::Sender<Outcome>>>,
     /// Room in the budget of bytes in flight, given back with the last reference.
     _reservation: Arc<Reservation>,
@@ -49,6 +55,18 @@ pub(crate) struct Outcome {
     pub(crate) result: Result<Answer, InferError>,
     /// How long the entry waited for a replica that was starting.
     pub(crate) cold: Duration,
+    /// When it went from place to place, if it ran.
+    pub(crate) course: Option<Course>,
+}
+
+impl Outcome {
+    pub(crate) fn failed(code: Code, message: &str) -> Self {
+        Self {
+            result: Err(InferError::new(code, message)),
+            cold: Duration::ZERO,
+            course: None,
+        }
+    }
 }
 
 impl Entry {
@@ -57,6 +75,8 @@ impl Entry {
         options: PictureOptions,
         deadline: Deadline,
         reservation: Arc<Reservation>,
+        poison: Arc<Poison>,
+        trace: Option<TraceContext>,
     ) -> (Arc<Self>, oneshot::Receiver<Outcome>) {
         let (reply, outcome) = oneshot::channel();
         let entry = Self {
@@ -64,6 +84,8 @@ impl Entry {
             options,
             deadline,
             offered: Instant::now(),
+            poison,
+            trace,
             reply: Mutex::new(Some(reply)),
             _reservation: reservation,
         };
@@ -71,7 +93,12 @@ impl Entry {
     }
 
     /// Gives the handler its outcome; only the first counts.
-    pub(crate) fn reply(&self, result: Result<Answer, InferError>, cold: Duration) {
+    pub(crate) fn reply(
+        &self,
+        result: Result<Answer, InferError>,
+        cold: Duration,
+        course: Option<Course>,
+    ) {
         let reply = self
             .reply
             .lock()
@@ -79,7 +106,11 @@ impl Entry {
             .take();
         if let Some(reply) = reply {
             // The handler may have left meanwhile.
-            let _ = reply.send(Outcome { result, cold });
+            let _ = reply.send(Outcome {
+                result,
+                cold,
+                course,
+            });
         }
     }
 

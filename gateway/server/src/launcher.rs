@@ -1,19 +1,28 @@
 //! Workers as child processes.
 //!
 //! The wire is the child's standard input: a socket made before it starts, so there is nothing to
-//! connect to, and its end of file is death both ways. The environment is cleared but for what the
+//! connect to, and its end of file is death both ways. What to serve is the first that is said on
+//! it, so a worker can be started before anybody knows ([`Pool`]). The environment is cleared but for what the
 //! dynamic linker, the GPU's driver and the log need; no other descriptor is inherited.
 
+mod pool;
+
+use std::io::{self, Write as _};
+use std::net::Shutdown;
 use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::process::Stdio;
+use std::time::Duration;
 
 use anyhow::Context as _;
-use model_store::{CachedVersion, ModelSpec, Preparation};
+use model_store::{CachedVersion, Host, Measurement, ModelSpec, Preparation};
+use serde::de::DeserializeOwned;
 use tokio::process::{Child, Command};
 use workers_protocol::transport::Socket;
 
 use crate::config::WorkerOptions;
+pub(crate) use pool::{Pool, Start, Starting};
 
 /// What a worker may know of the gateway's environment. Credentials are not among it.
 const PASSED_ON: [&str; 9] = [
@@ -28,13 +37,14 @@ const PASSED_ON: [&str; 9] = [
     "TZ",
 ];
 
-/// A started worker and the gateway's end of its wire.
+/// How long a worker whose wire was closed may take to end by itself.
+const END_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// A worker that was started, and the gateway's end of its wire. Killed when it is dropped.
 #[derive(Debug)]
-pub(crate) struct Started {
-    pub(crate) child: Child,
-    pub(crate) wire: Socket,
-    /// The same, to shut it down.
-    pub(crate) wire_handle: std::os::unix::net::UnixStream,
+pub(crate) struct Worker {
+    child: Child,
+    wire: UnixStream,
 }
 
 /// A worker's verdict that a version can't be served, which is final for these files.
@@ -42,40 +52,80 @@ pub(crate) struct Started {
 #[error("{0}")]
 pub(crate) struct Refusal(String);
 
-/// Starts a worker for a version; it answers on its wire once it has loaded.
-///
-/// # Errors
-/// When the process can't be started.
-pub(crate) fn start(
-    options: &WorkerOptions,
-    model: &Path,
-    stages: &[&Path],
-    name: &str,
-) -> anyhow::Result<Started> {
-    let (ours, theirs) = std::os::unix::net::UnixStream::pair().context("no socket pair")?;
-    let mut command = command(options, "serve", model, stages)?;
-    if let Some(folder) = &options.worker_debug_dir {
-        command
-            .arg("--debug-socket")
-            .arg(folder.join(format!("{name}.sock")));
+// === impl Worker ===
+
+impl Worker {
+    /// Starts a worker without a model.
+    ///
+    /// # Errors
+    /// When the process can't be started.
+    fn start(options: &WorkerOptions) -> anyhow::Result<Self> {
+        let (wire, theirs) = UnixStream::pair().context("no socket pair")?;
+        let mut command = command(options, "spare")?;
+        let child = command
+            .stdin(Stdio::from(OwnedFd::from(theirs)))
+            .stdout(Stdio::null())
+            .spawn()
+            .with_context(|| {
+                format!(
+                    "{} does not start",
+                    command.as_std().get_program().display()
+                )
+            })?;
+        Ok(Self { child, wire })
     }
-    let child = command
-        .stdin(Stdio::from(OwnedFd::from(theirs)))
-        .stdout(Stdio::null())
-        .spawn()
-        .with_context(|| {
-            format!(
-                "{} does not start",
-                command.as_std().get_program().display()
-            )
-        })?;
-    let wire = Socket::new(ours)?;
-    Ok(Started {
-        child,
-        wire_handle: wire.handle()?,
-        wire,
-    })
+
+    /// Says what it is to serve, in a line of [`Assignment`].
+    ///
+    /// # Errors
+    /// When it has ended.
+    fn assign(&self, line: &[u8]) -> io::Result<()> {
+        // Never waits: nothing was written before, and a line is shorter than what the system buffers.
+        (&self.wire).write_all(line)
+    }
+
+    /// Whether it has not ended yet.
+    fn is_running(&mut self) -> bool {
+        matches!(self.child.try_wait(), Ok(None))
+    }
+
+    pub(crate) fn pid(&self) -> Option<u32> {
+        self.child.id()
+    }
+
+    /// Returns the wire, which [`Worker::end`] shuts down under whoever uses it.
+    ///
+    /// # Errors
+    /// When there are no more descriptors.
+    pub(crate) fn socket(&self) -> io::Result<Socket> {
+        Socket::new(self.wire.try_clone()?)
+    }
+
+    /// Ends it at once, without waiting.
+    pub(crate) fn kill(&mut self) {
+        // Fails only where it has ended already.
+        let _ = self.child.start_kill();
+    }
+
+    /// Closes the wire and waits for the end, killing the worker when it takes too long. Returns
+    /// the exit status.
+    pub(crate) async fn end(mut self) -> String {
+        // Whoever uses the wire would keep it open, and the worker alive. It fails only where the
+        // other end is closed already.
+        let _ = self.wire.shutdown(Shutdown::Both);
+        let status = match tokio::time::timeout(END_TIMEOUT, self.child.wait()).await {
+            Ok(status) => status,
+            Err(_) => {
+                // Fails only where it has ended meanwhile.
+                let _ = self.child.start_kill();
+                self.child.wait().await
+            }
+        };
+        status.map_or_else(|error| error.to_string(), |status| status.to_string())
+    }
 }
+
+// === asking ===
 
 /// Has a worker check a version and make it ready to be loaded: rewrite declared shapes, load it,
 /// run it on zeros.
@@ -88,12 +138,46 @@ pub(crate) async fn prepare(
     stages: &[CachedVersion],
 ) -> anyhow::Result<ModelSpec> {
     let stages: Vec<&Path> = stages.iter().map(|stage| stage.dir.as_path()).collect();
-    let mut command = command(options, "prepare", model, &stages)?;
+    let command = command_on(options, "prepare", model, &stages)?;
+    match ask(options, command).await? {
+        Preparation::Accepted(spec) => Ok(spec),
+        Preparation::Refused(reason) => Err(Refusal(reason).into()),
+        Preparation::Unavailable(reason) => Err(anyhow::anyhow!(reason)),
+    }
+}
+
+/// Has a worker measure what a version can do here, which takes seconds.
+///
+/// # Errors
+/// When it can't; the worker's log has the reason.
+pub(crate) async fn measure(
+    options: &WorkerOptions,
+    model: &Path,
+    stages: &[&Path],
+) -> anyhow::Result<Measurement> {
+    ask(options, command_on(options, "measure", model, stages)?).await
+}
+
+/// Asks a worker what a measurement here holds for.
+///
+/// # Errors
+/// When it can't say; its log has the reason.
+pub(crate) async fn host(options: &WorkerOptions) -> anyhow::Result<Host> {
+    let mut command = command(options, "host")?;
+    add_threads(&mut command, options);
+    ask(options, command).await
+}
+
+/// Runs a worker that answers with a line of JSON, as long as a start may take.
+async fn ask<T: DeserializeOwned>(
+    options: &WorkerOptions,
+    mut command: Command,
+) -> anyhow::Result<T> {
     let child = command
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .spawn()?;
-    let timeout = std::time::Duration::from_secs(options.start_timeout_s);
+    let timeout = Duration::from_secs(options.start_timeout_s);
     let output = tokio::time::timeout(timeout, child.wait_with_output())
         .await
         .with_context(|| {
@@ -102,27 +186,19 @@ pub(crate) async fn prepare(
                 timeout.as_secs()
             )
         })??;
-    match serde_json::from_slice(&output.stdout) {
-        Ok(Preparation::Accepted(spec)) => Ok(spec),
-        Ok(Preparation::Refused(reason)) => Err(Refusal(reason).into()),
-        Ok(Preparation::Unavailable(reason)) => Err(anyhow::anyhow!(reason)),
-        // The process died before it could say why: its log has what it said.
-        Err(_) => Err(anyhow::anyhow!(
-            "the worker that checked it ended with {}",
-            output.status
-        )),
-    }
+    // A process that died before it could say why has said it in its log.
+    serde_json::from_slice(&output.stdout)
+        .map_err(|_| anyhow::anyhow!("the worker that checked it ended with {}", output.status))
 }
 
-fn command(
+fn command_on(
     options: &WorkerOptions,
     verb: &str,
     model: &Path,
     stages: &[&Path],
 ) -> anyhow::Result<Command> {
-    let mut command = Command::new(options.program()?);
+    let mut command = command(options, verb)?;
     command
-        .arg(verb)
         .arg("--model")
         .arg(model)
         .arg("--max-pixels")
@@ -130,11 +206,21 @@ fn command(
     for stage in stages {
         command.arg("--stage").arg(stage);
     }
-    if let Some(library) = &options.onnxruntime {
-        command.arg("--onnxruntime").arg(library);
-    }
+    add_threads(&mut command, options);
+    Ok(command)
+}
+
+fn add_threads(command: &mut Command, options: &WorkerOptions) {
     if let Some(threads) = options.worker_threads {
         command.arg("--threads").arg(threads.to_string());
+    }
+}
+
+fn command(options: &WorkerOptions, verb: &str) -> anyhow::Result<Command> {
+    let mut command = Command::new(options.program()?);
+    command.arg(verb);
+    if let Some(library) = &options.onnxruntime {
+        command.arg("--onnxruntime").arg(library);
     }
     command.env_clear();
     for name in PASSED_ON {
@@ -143,6 +229,8 @@ fn command(
         }
     }
     command.kill_on_drop(true);
+    // Ctrl-C in a terminal is for the gateway, whose workers have something to finish first.
+    command.process_group(0);
     close_other_descriptors(&mut command);
     Ok(command)
 }

@@ -7,14 +7,17 @@ mod data;
 mod dispatcher;
 mod entry;
 mod launcher;
+mod measurements;
 mod metrics;
 mod model;
+mod poison;
 mod replica;
 mod rest;
 mod revision;
 mod serve;
 mod server;
 mod timeline;
+mod trace;
 
 use std::io::IsTerminal as _;
 use std::process::ExitCode;

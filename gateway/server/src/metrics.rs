@@ -1,6 +1,7 @@
 //! What is counted, as Prometheus reads it.
 
 use std::fmt::Write as _;
+use std::time::Duration;
 
 use gateway_scheduler::Snapshot;
 use model_store::{ModelName, Version};
@@ -17,17 +18,15 @@ use crate::timeline::Timeline;
 /// The histograms of one revision, so that a request looks no labels up.
 #[derive(Clone, Debug)]
 pub(crate) struct RevisionMetrics {
-    request_seconds: Histogram,
-    queue_seconds: Histogram,
-    infer_seconds: Histogram,
+    phases: [Histogram; PHASES.len()],
     batch_size: Histogram,
 }
 
 impl RevisionMetrics {
     pub(crate) fn observe(&self, timeline: &Timeline, timing: &Timing) {
-        self.request_seconds.observe(timeline.total.as_secs_f64());
-        self.queue_seconds.observe(timeline.queue.as_secs_f64());
-        self.infer_seconds.observe(timing.infer.as_secs_f64());
+        for ((.., took), histogram) in PHASES.iter().zip(&self.phases) {
+            histogram.observe(took(timeline, timing).as_secs_f64());
+        }
         self.batch_size.observe(f64::from(timing.batch_size));
     }
 }
@@ -36,9 +35,7 @@ impl RevisionMetrics {
 pub(crate) struct Metrics {
     registry: Registry,
     requests: Family<RequestLabels, Counter>,
-    request_seconds: Family<ModelLabels, Histogram>,
-    queue_seconds: Family<ModelLabels, Histogram>,
-    infer_seconds: Family<ModelLabels, Histogram>,
+    phases: [Family<ModelLabels, Histogram>; PHASES.len()],
     batch_size: Family<ModelLabels, Histogram>,
     pub(crate) cold_start_seconds: Histogram,
 }
@@ -76,28 +73,12 @@ impl Metrics {
         let mut registry = Registry::with_prefix("hearth");
         let requests = Family::default();
         registry.register("requests", "Requests answered", requests.clone());
-        let [request_seconds, queue_seconds, infer_seconds] =
-            [(); 3].map(|()| Family::<ModelLabels, Histogram>::new_with_constructor(seconds));
+        let phases =
+            PHASES.map(|_| Family::<ModelLabels, Histogram>::new_with_constructor(seconds));
         let batch_size = Family::<ModelLabels, Histogram>::new_with_constructor(items);
         let cold_start_seconds = seconds();
-        for (name, help, histogram) in [
-            (
-                "request",
-                "From the admission of an inference to its answer",
-                &request_seconds,
-            ),
-            (
-                "queue",
-                "Of that, waiting for room and for a slot",
-                &queue_seconds,
-            ),
-            (
-                "infer",
-                "Of that, the engine's run of the batch",
-                &infer_seconds,
-            ),
-        ] {
-            registry.register_with_unit(name, help, Unit::Seconds, histogram.clone());
+        for ((name, help, _), histogram) in PHASES.iter().zip(&phases) {
+            registry.register_with_unit(*name, *help, Unit::Seconds, histogram.clone());
         }
         registry.register(
             "batch_size",
@@ -113,9 +94,7 @@ impl Metrics {
         Self {
             registry,
             requests,
-            request_seconds,
-            queue_seconds,
-            infer_seconds,
+            phases,
             batch_size,
             cold_start_seconds,
         }
@@ -134,9 +113,10 @@ impl Metrics {
             version: version.to_string(),
         };
         RevisionMetrics {
-            request_seconds: self.request_seconds.get_or_create(&labels).clone(),
-            queue_seconds: self.queue_seconds.get_or_create(&labels).clone(),
-            infer_seconds: self.infer_seconds.get_or_create(&labels).clone(),
+            phases: self
+                .phases
+                .each_ref()
+                .map(|phase| phase.get_or_create(&labels).clone()),
             batch_size: self.batch_size.get_or_create(&labels).clone(),
         }
     }
@@ -168,6 +148,26 @@ impl Metrics {
         }
         let _ = writeln!(
             text,
+            "# HELP hearth_curve_seconds Mean slot time of a batch, by its items\n# TYPE hearth_curve_seconds gauge"
+        );
+        for revision in &snapshot.revisions {
+            let Some((model, version)) = name_of(revision.id) else {
+                continue;
+            };
+            for curve in &revision.curves {
+                for point in &curve.points {
+                    let _ = writeln!(
+                        text,
+                        "hearth_curve_seconds{{model=\"{model}\",version=\"{version}\",bucket=\"{}\",items=\"{}\"}} {}",
+                        curve.bucket.0,
+                        point.items,
+                        point.slot_time.as_secs_f64()
+                    );
+                }
+            }
+        }
+        let _ = writeln!(
+            text,
             "# HELP hearth_bytes_in_flight Request bodies in memory\n# TYPE hearth_bytes_in_flight gauge\n\
              hearth_bytes_in_flight {bytes_in_flight}"
         );
@@ -176,6 +176,47 @@ impl Metrics {
         text
     }
 }
+
+type Took = fn(&Timeline, &Timing) -> Duration;
+
+/// The parts of an inference's time: name, help, and how long each took.
+const PHASES: [(&str, &str, Took); 7] = [
+    (
+        "request",
+        "From the admission of an inference to its answer",
+        |timeline, _| timeline.total,
+    ),
+    (
+        "queue",
+        "Of that, waiting for room and for a slot, and on the wire",
+        |timeline, _| timeline.queue,
+    ),
+    (
+        "room",
+        "Of hearth_queue, waiting for room at a worker",
+        |timeline, _| timeline.room,
+    ),
+    (
+        "slot",
+        "Of hearth_queue, ready at a worker and waiting for a slot",
+        |timeline, _| timeline.slot,
+    ),
+    (
+        "decode",
+        "Of hearth_request, decoding and resizing a picture",
+        |_, timing| timing.decode,
+    ),
+    (
+        "infer",
+        "Of hearth_request, the engine's run of the batch",
+        |_, timing| timing.infer,
+    ),
+    (
+        "post",
+        "Of hearth_request, post-processing after the slot is freed",
+        |_, timing| timing.post,
+    ),
+];
 
 type Pick = fn(&gateway_scheduler::RevisionSnapshot) -> u64;
 
@@ -220,7 +261,13 @@ const SCHEDULER_METRICS: &[(&str, &str, &str, Pick)] = &[
         "counter",
         |revision| {
             let refused = revision.counters.refused;
-            refused.queue_full + refused.deadline_passed + refused.unavailable + refused.retired
+            refused.queue_full
+                + refused.late
+                + refused.crowded
+                + refused.starting
+                + refused.deadline_passed
+                + refused.unavailable
+                + refused.retired
         },
     ),
     (
@@ -252,6 +299,36 @@ const SCHEDULER_METRICS: &[(&str, &str, &str, Pick)] = &[
         "Most times that one request was run",
         "gauge",
         |revision| u64::from(revision.counters.most_runs),
+    ),
+    (
+        "entries_hopeless",
+        "Requests dropped before their deadline, which they could not meet",
+        "counter",
+        |revision| revision.counters.hopeless,
+    ),
+    (
+        "worker_hangs",
+        "Workers ended because they hung",
+        "counter",
+        |revision| revision.counters.hangs,
+    ),
+    (
+        "worker_stops",
+        "Workers ended for want of work, or to make room",
+        "counter",
+        |revision| revision.counters.stops,
+    ),
+    (
+        "slot_nanoseconds",
+        "Time of slots taken by runs",
+        "counter",
+        |revision| revision.counters.slot_nanos,
+    ),
+    (
+        "bulk_slot_nanoseconds",
+        "Of that, by bulk",
+        "counter",
+        |revision| revision.counters.bulk_slot_nanos,
     ),
     ("batches", "Batches run", "counter", |revision| {
         revision.counters.runs

@@ -3,39 +3,38 @@
 
 mod outbox;
 
-use std::net::Shutdown;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use anyhow::Context as _;
 use gateway_scheduler::{Bucket, Key, ReplicaId};
-use tokio::process::Child;
 use tonic::Streaming;
+use workers_protocol::Assignment;
 use workers_protocol::oip::ModelStreamInferResponse;
-use workers_protocol::transport::{self, Socket};
+use workers_protocol::transport;
 use workers_protocol::wire::Event;
 
 use crate::config::WorkerOptions;
 use crate::dispatcher::{Dispatcher, Launcher, Orders};
-use crate::launcher;
+use crate::launcher::{Pool, Start, Starting, Worker};
 use crate::revision::Revision;
 use outbox::Outbox;
 
-/// How long a worker whose wire was closed may take to end by itself.
-const END_TIMEOUT: Duration = Duration::from_secs(5);
+/// How often a worker's memory is looked at.
+const MEMORY_INTERVAL: Duration = Duration::from_secs(10);
 
 /// Starts workers as child processes.
 #[derive(Debug)]
 pub(crate) struct ProcessLauncher {
-    options: Arc<WorkerOptions>,
+    pool: Arc<Pool>,
     n_launched: AtomicU64,
 }
 
 impl ProcessLauncher {
-    pub(crate) fn new(options: Arc<WorkerOptions>) -> Self {
+    pub(crate) fn new(pool: Arc<Pool>) -> Self {
         Self {
-            options,
+            pool,
             n_launched: AtomicU64::new(0),
         }
     }
@@ -56,8 +55,8 @@ impl Launcher for ProcessLauncher {
             revision,
             dispatcher: Arc::clone(dispatcher),
         };
-        let options = Arc::clone(&self.options);
-        tokio::spawn(async move { replica.live(&options, orders).await });
+        let pool = Arc::clone(&self.pool);
+        tokio::spawn(async move { replica.live(&pool, orders).await });
     }
 }
 
@@ -78,28 +77,23 @@ enum End {
 }
 
 impl Replica {
-    async fn live(self, options: &WorkerOptions, orders: Orders) {
+    async fn live(self, pool: &Arc<Pool>, orders: Orders) {
         let model = format!("{}:{}", self.revision.name, self.revision.version);
-        let stages: Vec<_> = self
-            .revision
-            .stages
-            .iter()
-            .map(|(_, folder)| folder.as_path())
-            .collect();
-        let name = format!(
-            "{}-{}-{}",
-            self.revision.name, self.revision.version, self.number
-        );
-        match launcher::start(options, &self.revision.model.dir, &stages, &name) {
-            Ok(mut started) => {
-                let pid = started.child.id();
-                tracing::info!(%model, pid, "worker starting");
-                let timeout = Duration::from_secs(options.start_timeout_s);
-                let end = self.serve(started.wire, timeout, orders).await;
-                // The connection's own tasks would keep it open, and the worker alive. It fails only
-                // where the other end is closed already.
-                let _ = started.wire_handle.shutdown(Shutdown::Both);
-                let status = end_child(&mut started.child).await;
+        match pool.start(&self.assignment(pool.options())) {
+            Ok(Start {
+                mut worker,
+                is_spare,
+                starting,
+            }) => {
+                let pid = worker.pid();
+                tracing::info!(%model, pid, is_spare, "worker starting");
+                let timeout = Duration::from_secs(pool.options().start_timeout_s);
+                let hung = Arc::clone(&orders.stop);
+                let end = self.serve(&worker, starting, timeout, orders).await;
+                if hung.is_hung() {
+                    worker.kill();
+                }
+                let status = worker.end().await;
                 match end {
                     Ok(End::Stopped) => tracing::info!(%model, pid, %status, "worker stopped"),
                     Ok(End::Died) => tracing::warn!(%model, pid, %status, "worker died"),
@@ -115,16 +109,33 @@ impl Replica {
         self.dispatcher.replica_down(self.id);
     }
 
+    fn assignment(&self, options: &WorkerOptions) -> Assignment {
+        let Revision { name, version, .. } = &*self.revision;
+        let stages = self.revision.stages.iter();
+        Assignment {
+            model: self.revision.model.dir.clone(),
+            stages: stages.map(|(_, folder)| folder.clone()).collect(),
+            threads: options.worker_threads,
+            instances: self.revision.measurement().map(|found| found.instances),
+            max_pixels: options.max_pixels,
+            debug_socket: options
+                .worker_debug_dir
+                .as_ref()
+                .map(|folder| folder.join(format!("{name}-{version}-{}.sock", self.number))),
+        }
+    }
+
     /// Speaks with the worker until either side ends.
     async fn serve(
         &self,
-        wire: Socket,
+        worker: &Worker,
+        starting: Starting,
         start_timeout: Duration,
         orders: Orders,
     ) -> anyhow::Result<End> {
         let Orders { outgoing, stop } = orders;
         let outbox = Outbox::new(outgoing);
-        let (mut client, driver) = transport::connect(wire)
+        let (mut client, driver) = transport::connect(worker.socket()?)
             .await
             .context("no HTTP/2 on the wire")?;
         // Ends when the wire is shut down.
@@ -142,7 +153,7 @@ impl Replica {
         };
         let started = tokio::select! {
             started = tokio::time::timeout(start_timeout, start) => started,
-            () = stop.notified() => return Ok(End::Stopped),
+            () = stop.asked() => return Ok(End::Stopped),
         };
         let (events, first) =
             started.with_context(|| format!("not ready after {} s", start_timeout.as_secs()))??;
@@ -151,9 +162,29 @@ impl Replica {
         };
         tracing::info!(model = %self.revision.name, version = %self.revision.version, "worker ready");
         self.dispatcher.replica_up(self.id, credits);
+        drop(starting);
         tokio::select! {
             end = self.listen(events) => end,
-            () = stop.notified() => Ok(End::Stopped),
+            () = stop.asked() => Ok(End::Stopped),
+            // It never ends by itself.
+            () = self.report_memory(worker.pid()) => Ok(End::Stopped),
+        }
+    }
+
+    /// Reports what the worker's memory came to at most, again and again.
+    async fn report_memory(&self, pid: Option<u32>) {
+        let mut ticks = tokio::time::interval(MEMORY_INTERVAL);
+        let mut reported = 0;
+        loop {
+            ticks.tick().await;
+            let Some(bytes) = pid.and_then(peak_memory) else {
+                continue;
+            };
+            // It only grows; a little more is no news.
+            if bytes > reported + reported / 16 {
+                reported = bytes;
+                self.dispatcher.replica_memory(self.id, bytes);
+            }
         }
     }
 
@@ -168,7 +199,7 @@ impl Replica {
                 Event::Staged { id, bucket } => {
                     self.dispatcher.staged(self.id, key(&id)?, Bucket(bucket));
                 }
-                Event::Free(slots) => self.dispatcher.slots_freed(self.id, slots),
+                Event::Free { run } => self.dispatcher.slot_freed(self.id, key(&run)?),
                 Event::Answer { id, result } => {
                     self.dispatcher.answered(self.id, key(&id)?, result);
                 }
@@ -178,23 +209,20 @@ impl Replica {
     }
 }
 
+/// Returns the most memory that a process has had resident, in bytes, where the system tells.
+fn peak_memory(pid: u32) -> Option<u64> {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    let line = status
+        .lines()
+        .find_map(|line| line.strip_prefix("VmHWM:"))?;
+    let kib: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
+    Some(kib << 10)
+}
+
 /// Ids on the wire are keys in decimal.
 fn key(id: &str) -> anyhow::Result<Key> {
     let bits = id
         .parse()
         .with_context(|| format!("the worker named {id:?}, which is no id of ours"))?;
     Ok(Key::from_bits(bits))
-}
-
-/// Waits for the end of a worker whose wire is closed, killing it when it takes too long.
-async fn end_child(child: &mut Child) -> String {
-    let status = match tokio::time::timeout(END_TIMEOUT, child.wait()).await {
-        Ok(status) => status,
-        Err(_) => {
-            // Fails only where it has ended meanwhile.
-            let _ = child.start_kill();
-            child.wait().await
-        }
-    };
-    status.map_or_else(|error| error.to_string(), |status| status.to_string())
 }

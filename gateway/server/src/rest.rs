@@ -7,6 +7,7 @@ mod infer;
 mod models;
 mod picture;
 mod run;
+mod state;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,7 +17,9 @@ use axum::extract::{MatchedPath, Request, State};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
-use http::{HeaderMap, StatusCode};
+use gateway_scheduler::{Class, Offer, Time};
+use http::{HeaderMap, HeaderValue, StatusCode};
+use tracing::field::display;
 use workers_protocol::wire::{Answer, PART_BYTES};
 use workers_protocol::{Code, InferError, PictureOptions, Tensor};
 
@@ -25,7 +28,8 @@ use crate::catalog::Catalog;
 use crate::dispatcher::Dispatcher;
 use crate::entry::{Deadline, Entry};
 use crate::revision::Revision;
-use crate::timeline::Timeline;
+use crate::timeline::{self, Timeline};
+use crate::trace::{Trace, Tracer};
 pub(crate) use error::ApiError;
 
 /// What the routes need.
@@ -34,6 +38,7 @@ pub(crate) struct Front {
     pub(crate) catalog: Arc<Catalog>,
     pub(crate) dispatcher: Arc<Dispatcher>,
     pub(crate) budget: Arc<Budget>,
+    pub(crate) tracer: Arc<Tracer>,
     pub(crate) limits: Limits,
 }
 
@@ -54,7 +59,10 @@ const MODEL: &str = "/v2/models/{name}";
 const MODEL_VERSION: &str = "/v2/models/{name}/versions/{version}";
 const INFER: &str = "/v2/models/{name}/infer";
 const INFER_VERSION: &str = "/v2/models/{name}/versions/{version}/infer";
-const ROUTES: [&str; 9] = [
+const STATS: &str = "/v2/models/{name}/stats";
+const STATS_VERSION: &str = "/v2/models/{name}/versions/{version}/stats";
+const SCHEDULER: &str = "/system/scheduler";
+const ROUTES: [&str; 12] = [
     HEALTH,
     METRICS,
     RUN,
@@ -64,6 +72,9 @@ const ROUTES: [&str; 9] = [
     MODEL_VERSION,
     INFER,
     INFER_VERSION,
+    STATS,
+    STATS_VERSION,
+    SCHEDULER,
 ];
 
 /// Returns the routes.
@@ -76,6 +87,9 @@ pub(crate) fn router(front: Arc<Front>) -> Router {
         .route(READY, get(models::ready))
         .route(MODEL, get(models::metadata))
         .route(MODEL_VERSION, get(models::version_metadata))
+        .route(STATS, get(state::stats))
+        .route(STATS_VERSION, get(state::version_stats))
+        .route(SCHEDULER, get(state::scheduler))
         .route(INFER, post(infer::infer))
         .route(INFER_VERSION, post(infer::infer_version))
         .fallback(|| async { ApiError::from(InferError::new(Code::NotFound, "no such route")) })
@@ -91,9 +105,17 @@ pub(crate) fn router(front: Arc<Front>) -> Router {
 
 /// Refuses callers who are not on this machine, counts every answer, and logs those that are our
 /// fault: the one place where errors are logged.
-async fn observe(State(front): State<Arc<Front>>, request: Request, next: Next) -> Response {
+async fn observe(State(front): State<Arc<Front>>, mut request: Request, next: Next) -> Response {
     let method = request.method().clone();
     let route = route_of(&request);
+    let followed = front.tracer.follow(&request, route);
+    let context = followed.as_ref().map(|followed| {
+        let trace = followed.trace();
+        request.extensions_mut().insert(trace);
+        trace.context
+    });
+    let trace_id = context.map(|context| display(context.trace_id));
+    let span_id = context.map(|context| display(context.span_id));
     // Not in a layer of its own, which would cost every request some allocations.
     let mut response = match guard::check(request.headers(), request.uri()) {
         Ok(()) => next.run(request).await,
@@ -103,9 +125,12 @@ async fn observe(State(front): State<Arc<Front>>, request: Request, next: Next) 
     let error = response.extensions_mut().remove::<Arc<InferError>>();
     // What is refused or late is counted; an error is for people to look at.
     if status == StatusCode::INTERNAL_SERVER_ERROR {
-        tracing::error!(%method, route, status = status.as_u16(), error = error.map(|error| error.to_string()), "failed");
+        tracing::error!(trace_id, span_id, %method, route, status = status.as_u16(), error = error.map(|error| error.to_string()), "failed");
     } else if let Some(error) = error {
-        tracing::debug!(%method, route, status = status.as_u16(), %error, "refused");
+        tracing::debug!(trace_id, span_id, %method, route, status = status.as_u16(), %error, "refused");
+    }
+    if let Some(followed) = followed {
+        followed.answered(status);
     }
     front
         .dispatcher
@@ -137,57 +162,130 @@ impl Front {
     /// future frees the entry's place at once.
     async fn answer(
         &self,
-        revision: &Revision,
+        revision: &Arc<Revision>,
         inputs: Vec<Tensor>,
         options: PictureOptions,
         admission: Admission,
     ) -> Result<Answered, ApiError> {
         let Admission {
-            deadline,
+            terms,
             cost,
             staging,
             reservation,
         } = admission;
-        let (entry, outcome) = Entry::new(inputs, options, deadline, reservation);
+        revision.poison.check(&inputs, &options)?;
+        let poison = Arc::clone(&revision.poison);
+        let trace = terms.trace.map(Trace::entry);
+        let context = trace.map(|trace| trace.context);
+        let (entry, outcome) = Entry::new(
+            inputs,
+            options,
+            terms.deadline,
+            reservation,
+            poison,
+            context,
+        );
         let offered = entry.offered;
+        let offer = Offer {
+            // The dispatcher's clock says when that is.
+            deadline: Time::MAX,
+            cost,
+            staging,
+            class: terms.class,
+        };
         let ticket = self
             .dispatcher
-            .offer(revision, entry, outcome, cost, staging)
+            .offer(revision, entry, outcome, offer)
             .map_err(|(error, retry_after)| ApiError::from(error).retry_after(retry_after))?;
         let outcome = ticket.outcome().await;
+        if let Some(trace) = trace {
+            let instant = |time| self.dispatcher.instant(time);
+            self.tracer
+                .entry(trace, revision, offered, &outcome, instant);
+        }
         let answer = outcome.result?;
-        let timeline = Timeline::new(offered.elapsed(), outcome.cold, &answer.timing);
+        let timeline = Timeline::new(
+            offered.elapsed(),
+            outcome.cold,
+            &answer.timing,
+            outcome.course,
+        );
         revision.metrics.observe(&timeline, &answer.timing);
+        tracing::debug!(
+            trace_id = context.map(|context| display(context.trace_id)),
+            span_id = context.map(|context| display(context.span_id)),
+            model = %revision.name,
+            total_us = timeline.total.as_micros() as u64,
+            room_us = timeline.room.as_micros() as u64,
+            cold_us = timeline.cold.as_micros() as u64,
+            slot_us = timeline.slot.as_micros() as u64,
+            infer_us = answer.timing.infer.as_micros() as u64,
+            batch_size = answer.timing.batch_size,
+            why = timeline.why.map(timeline::reason),
+            "answered"
+        );
         Ok(Answered { answer, timeline })
     }
 
-    /// Returns when the caller stops waiting: after `X-Request-Timeout-Ms`, the model's own time, or
-    /// the default, from now. Asked for before the body is read, so a body that trickles in uses it up.
-    fn deadline(&self, headers: &HeaderMap, revision: &Revision) -> Result<Deadline, InferError> {
+    /// Returns the terms that a request asks for: when its caller stops waiting, which is after
+    /// `X-Request-Timeout-Ms`, the model's own time, or the default, from now; and whether anybody
+    /// does. Asked for before the body is read, so a body that trickles in uses the time up.
+    fn terms(
+        &self,
+        headers: &HeaderMap,
+        revision: &Revision,
+        trace: Option<Trace>,
+    ) -> Result<Terms, InferError> {
         const LONGEST_MS: u64 = 24 * 60 * 60 * 1000;
-        let Some(value) = headers.get("x-request-timeout-ms") else {
-            let own = revision
-                .model
-                .manifest
-                .timeout_ms
-                .map(Duration::from_millis);
-            return Ok(Deadline::after(own.unwrap_or(self.limits.timeout)));
+        let class = match headers.get("x-hearth-class").map(HeaderValue::as_bytes) {
+            None | Some(b"interactive") => Class::Interactive,
+            Some(b"bulk") => Class::Bulk,
+            Some(other) => {
+                return Err(InferError::invalid(format!(
+                    "X-Hearth-Class: expected interactive or bulk, got {:?}",
+                    String::from_utf8_lossy(other)
+                )));
+            }
         };
-        let ms = value
-            .to_str()
-            .ok()
-            .and_then(|text| text.trim().parse().ok());
-        ms.filter(|ms| (1..=LONGEST_MS).contains(ms)).map(|ms| Deadline::after(Duration::from_millis(ms))).ok_or_else(|| {
-            InferError::invalid(format!(
-                "X-Request-Timeout-Ms: expected a whole number from 1 to {LONGEST_MS}, got {value:?}"
-            ))
+        let ms = match headers.get("x-request-timeout-ms") {
+            Some(value) => {
+                let ms = value
+                    .to_str()
+                    .ok()
+                    .and_then(|text| text.trim().parse().ok());
+                ms.filter(|ms| (1..=LONGEST_MS).contains(ms)).ok_or_else(|| {
+                    InferError::invalid(format!(
+                        "X-Request-Timeout-Ms: expected a whole number from 1 to {LONGEST_MS}, got {value:?}"
+                    ))
+                })?
+            }
+            // Bulk waits for as long as there is something more urgent.
+            None if class == Class::Bulk => LONGEST_MS,
+            None => {
+                let own = revision.model.manifest.timeout_ms;
+                own.unwrap_or(self.limits.timeout.as_millis() as u64)
+            }
+        };
+        let deadline = Deadline::after(Duration::from_millis(ms));
+        Ok(Terms {
+            deadline,
+            class,
+            trace,
         })
     }
 }
 
-/// The terms of one entry.
-struct Admission {
+/// On what terms a request is served.
+#[derive(Clone, Copy, Debug)]
+struct Terms {
     deadline: Deadline,
+    class: Class,
+    trace: Option<Trace>,
+}
+
+/// One entry's part of a request.
+struct Admission {
+    terms: Terms,
     cost: gateway_scheduler::Cost,
     staging: gateway_scheduler::Staging,
     reservation: Arc<Reservation>,

@@ -1,11 +1,13 @@
 //! A model version as configured to run.
 
 use std::path::PathBuf;
+use std::sync::{Arc, OnceLock};
 
 use gateway_scheduler::RevisionId;
-use model_store::{CachedVersion, Digest, ModelName, Version};
+use model_store::{CachedVersion, Digest, Measurement, ModelName, Version};
 
 use crate::metrics::RevisionMetrics;
+use crate::poison::Poison;
 
 /// A model version as configured to run: what a replica is started with.
 #[derive(Debug)]
@@ -17,4 +19,20 @@ pub(crate) struct Revision {
     /// The versions of its stages, in order.
     pub(crate) stages: Vec<(Digest, PathBuf)>,
     pub(crate) metrics: RevisionMetrics,
+    pub(crate) poison: Arc<Poison>,
+    /// What it can do on this machine, once that is known.
+    pub(crate) measured: OnceLock<Measurement>,
+}
+
+impl Revision {
+    /// Returns what it can do on this machine, or `None` where that was not measured yet.
+    pub(crate) fn measurement(&self) -> Option<&Measurement> {
+        self.measured.get()
+    }
+
+    /// Returns the digest of all that a replica loads.
+    pub(crate) fn digest(&self) -> Digest {
+        let stages = self.stages.iter().map(|(digest, _)| *digest);
+        self.model.digest.with_stages(stages)
+    }
 }

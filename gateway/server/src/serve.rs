@@ -1,5 +1,6 @@
 //! `hearth serve`: puts the parts together, and takes them apart in order.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -8,14 +9,18 @@ use gateway_scheduler::RevisionLimits;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
+use tokio::task::JoinSet;
 
 use crate::budget::Budget;
 use crate::catalog::Catalog;
 use crate::config::ServeOptions;
 use crate::dispatcher::Dispatcher;
+use crate::launcher::Pool;
+use crate::measurements::Measurements;
 use crate::metrics::Metrics;
 use crate::replica::ProcessLauncher;
 use crate::rest::{self, Front, Limits};
+use crate::trace::Tracer;
 use crate::{data, server};
 
 /// Serves until SIGTERM or SIGINT, then answers what is in flight and ends the workers. A second
@@ -32,27 +37,53 @@ pub(crate) async fn serve(options: ServeOptions) -> anyhow::Result<()> {
         .await
         .with_context(|| format!("can't listen on {}", options.listen))?;
     let address = listener.local_addr()?;
+    let tracer = Arc::new(Tracer::start(options.otlp_endpoint.as_deref())?);
 
-    let launcher = Box::new(ProcessLauncher::new(Arc::clone(&worker)));
-    let dispatcher = Dispatcher::start(launcher, Arc::new(Metrics::new()));
+    let pool = Pool::new(Arc::clone(&worker), usize::try_from(options.spare_workers)?);
+    let launcher = Box::new(ProcessLauncher::new(Arc::clone(&pool)));
+    let device = options.device();
+    let dispatcher = Dispatcher::start(launcher, Arc::new(Metrics::new()), device);
     let limits = RevisionLimits {
         queue_entries: usize::try_from(options.max_queue)?,
         queue_bytes: options.max_bytes_in_flight,
+        run_limit: Duration::from_secs(options.run_limit_s),
+        idle_window: Duration::from_secs(options.idle_window_s),
         ..RevisionLimits::default()
     };
+    let measurements = Measurements::open(&options.data, Arc::clone(&worker))?;
     let catalog = Catalog::open(
         options.store.clone(),
         &options.data,
         Arc::clone(&worker),
         Arc::clone(&dispatcher),
+        Arc::clone(&measurements),
         limits,
     )?;
-    let watching = tokio::spawn(Arc::clone(&catalog).watch());
+    let budget = Budget::new(options.max_bytes_in_flight);
+    let mut background = JoinSet::new();
+    background.spawn(Arc::clone(&catalog).watch());
+    if options.spare_workers > 0 {
+        let (catalog, pool) = (Arc::clone(&catalog), Arc::clone(&pool));
+        background.spawn(async move {
+            // What is checked at the start is in a hurry too.
+            catalog.ready().await;
+            if let Err(error) = pool.keep().await {
+                tracing::error!(%error, "no spare workers are kept");
+            }
+        });
+    }
+    background.spawn(
+        Arc::clone(&measurements).keep_learned(Arc::clone(&catalog), Arc::clone(&dispatcher)),
+    );
+    if options.measure_models {
+        background.spawn(Arc::clone(&measurements).fill(Arc::clone(&catalog), Arc::clone(&budget)));
+    }
 
     let front = Front {
-        catalog,
+        catalog: Arc::clone(&catalog),
         dispatcher: Arc::clone(&dispatcher),
-        budget: Budget::new(options.max_bytes_in_flight),
+        budget,
+        tracer: Arc::clone(&tracer),
         limits: Limits {
             max_body: options.max_body,
             max_pixels: worker.max_pixels,
@@ -82,8 +113,13 @@ pub(crate) async fn serve(options: ServeOptions) -> anyhow::Result<()> {
                 "requests in flight were given up"
             );
         }
-        watching.abort();
-        dispatcher.close().await;
+        background.shutdown().await;
+        measurements
+            .keep(&catalog, &dispatcher, &mut HashMap::new())
+            .await;
+        tokio::join!(dispatcher.close(), pool.close());
+        // Waits for the collector. What of it panics has said so.
+        let _ = tokio::task::spawn_blocking(move || tracer.close()).await;
     };
     tokio::select! {
         () = stop => tracing::info!("stopped"),

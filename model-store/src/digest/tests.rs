@@ -58,6 +58,20 @@ fn a_pipe_is_refused_without_waiting_for_a_writer() {
     ));
 }
 
+#[test]
+fn stages_and_their_order_change_a_digest_and_none_leave_it() {
+    let [one, two, three] = [1, 2, 3].map(|byte| Digest([byte; 32]));
+    assert_eq!(one.with_stages([]), one);
+    let there = one.with_stages([two, three]);
+    for other in [
+        one.with_stages([three, two]),
+        one.with_stages([two]),
+        two.with_stages([one, three]),
+    ] {
+        assert_ne!(there, other);
+    }
+}
+
 proptest! {
     #[test]
     fn a_version_has_the_same_digest_whatever_the_order_of_its_files(

@@ -27,6 +27,12 @@ const MAX_CROPS: u32 = 4096;
 /// Longest default deadline, a day in milliseconds.
 const MAX_TIMEOUT_MS: u64 = 24 * 60 * 60 * 1000;
 
+/// Most workers of a model.
+const MAX_SCALE: u32 = 1000;
+
+/// Longest idle window: a month.
+const MAX_IDLE_S: u64 = 31 * 24 * 60 * 60;
+
 impl Manifest {
     /// Checks everything that needs neither the folder nor the graph.
     ///
@@ -45,6 +51,16 @@ impl Manifest {
         let instances = 1..=MAX_INSTANCES;
         check_within("instances.count", self.instances.count, instances.clone())?;
         check_within("instances.threads", self.instances.threads, instances)?;
+        check_within("scale.min", self.scale.min, 0..=MAX_SCALE)?;
+        check_within("scale.max", self.scale.max, 1..=MAX_SCALE)?;
+        check_within("scale.idle_s", self.scale.idle_s, 1..=MAX_IDLE_S)?;
+        if let (Some(min), Some(max)) = (self.scale.min, self.scale.max)
+            && min > max
+        {
+            return invalid(format!(
+                "`scale.min`: expected at most `scale.max`, {max}, got {min}"
+            ));
+        }
         for (stage_index, stage) in self.stages.iter().enumerate() {
             stage.check(&format!("stages[{stage_index}]"))?;
         }

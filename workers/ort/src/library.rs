@@ -3,10 +3,13 @@
 use std::path::{Path, PathBuf};
 
 use ort::environment::Environment;
+use ort::session::Session;
 use workers_protocol::{Code, InferError};
 
 /// The oldest ONNX Runtime whose API is used (cargo feature `api-24` of `ort`).
 const OLDEST: &str = "1.24";
+/// The least that a session can be made of.
+const SMALLEST_GRAPH: &[u8] = include_bytes!("../tests/models/add_one.onnx");
 const FILE_NAMES: [&str; 2] = ["libonnxruntime.so", "libonnxruntime.so.1"];
 
 /// ONNX Runtime, loaded into this process. There is one per process, whatever is loaded later.
@@ -40,6 +43,25 @@ impl Runtime {
                 ))
             })?;
         Ok(Self { environment })
+    }
+
+    /// Returns the library's build, in its own words.
+    pub fn build(&self) -> &'static str {
+        ort::info()
+    }
+
+    /// Makes a session of the smallest graph and drops it: the first one of a process pays for what
+    /// is set up once and for pages of the library, a tenth of loading a small detector.
+    ///
+    /// # Errors
+    /// `Internal` when the library makes no session at all.
+    pub fn warm(&self) -> Result<(), InferError> {
+        Session::builder(&self.environment)
+            .and_then(|mut builder| builder.commit_from_memory(SMALLEST_GRAPH))
+            .map(drop)
+            .map_err(|error| {
+                InferError::internal(format!("ONNX Runtime makes no session ({error})"))
+            })
     }
 }
 

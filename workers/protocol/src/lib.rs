@@ -5,6 +5,7 @@
 //! processes ([`oip`], [`wire`]), over HTTP to clients ([`codec`]).
 //! Both processes see this crate; it knows no engine, no service, no clock.
 
+mod assignment;
 pub mod codec;
 mod error;
 #[rustfmt::skip]
@@ -18,10 +19,13 @@ pub mod oip;
 mod options;
 mod picture;
 mod tensor;
+mod trace;
 pub mod transport;
 pub mod wire;
 
+pub use assignment::Assignment;
 pub use error::{Code, InferError};
 pub use options::{DrawFormat, PictureOptions};
 pub use picture::{PictureFormat, PictureHeader};
 pub use tensor::{CheckedInputs, Tensor};
+pub use trace::{SpanId, TraceContext, TraceId};

@@ -15,16 +15,19 @@
 //! |---|---|
 //! | `hearth_wire: "1"` and [`Credits`] | loaded and ready; the first message |
 //! | `id`, `hearth_staged: bucket` | prepared |
-//! | `hearth_free: n` | n slots are free again (post-processing may still be under way) |
+//! | `hearth_free: id` | the slot of the run whose first id was this is free (post-processing may still be under way) |
 //! | `id`, outputs, [`Timing`] | the answer |
 //! | `id`, `error_message`, `hearth_code` | the answer, an error |
 //!
 //! An entry larger than [`PART_BYTES`] goes in parts, each a message of its own, so that a run
 //! message never waits behind a photo: the first carries the inputs' names and shapes and the
 //! total in `hearth_bytes`, the last lacks `hearth_more`.
+//!
+//! An entry that belongs to a trace says so in `traceparent`; where that is sampled, its answer
+//! brings a [`Trail`], of which the gateway makes spans: a worker knows nobody to send them to.
 
 use std::collections::BTreeMap;
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
 use model_store::DataType;
@@ -33,7 +36,7 @@ use crate::oip::infer_parameter::ParameterChoice;
 use crate::oip::model_infer_request::InferInputTensor;
 use crate::oip::model_infer_response::InferOutputTensor;
 use crate::oip::{InferParameter, ModelInferRequest, ModelInferResponse, ModelStreamInferResponse};
-use crate::{Code, DrawFormat, InferError, PictureOptions, Tensor};
+use crate::{Code, DrawFormat, InferError, PictureOptions, Tensor, TraceContext};
 
 /// The wire's version, sent with readiness.
 pub const VERSION: &str = "1";
@@ -44,6 +47,9 @@ pub const PART_BYTES: usize = 256 * 1024;
 
 /// Largest entry: what a worker makes room for. A gateway takes no larger bodies.
 pub const MAX_ENTRY_BYTES: u64 = 128 << 20;
+
+/// Most entries that one run is linked with: what OpenTelemetry keeps of a span's links by default.
+pub const MAX_LINKS: usize = 128;
 
 /// Name of the `BYTES` input that carries an encoded picture to a model with a task.
 pub const PICTURE_INPUT: &str = "image";
@@ -76,6 +82,8 @@ pub struct Entry {
     pub stage_only: bool,
     /// Bytes that follow in parts; none: the inputs are complete.
     pub parts_bytes: Option<u64>,
+    /// The span that it belongs to.
+    pub trace: Option<TraceContext>,
 }
 
 /// A part of an entry.
@@ -103,8 +111,11 @@ pub enum Event {
         /// Entries share a batch only within one bucket.
         bucket: u64,
     },
-    /// This many slots are free again.
-    Free(u32),
+    /// The slot of a run is free again.
+    Free {
+        /// The first id that the run named, whatever has become of that entry.
+        run: String,
+    },
     /// The entry's answer; nothing follows for it.
     Answer {
         /// The entry.
@@ -134,6 +145,24 @@ pub struct Answer {
     pub outputs: Vec<Tensor>,
     /// Where its time went.
     pub timing: Timing,
+    /// When that was, of an entry that is traced.
+    pub trail: Option<Box<Trail>>,
+}
+
+/// When a traced entry was worked on and in which run, to make spans of with its [`Timing`]. Times
+/// are those of the worker's clock, to the nanosecond.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Trail {
+    /// When it began to be decoded.
+    pub decode: SystemTime,
+    /// When its batch began to run.
+    pub infer: SystemTime,
+    /// When it began to be post-processed.
+    pub post: SystemTime,
+    /// The span of the run. It is of the trace of one of the batch's entries.
+    pub run: TraceContext,
+    /// On that entry alone: the traced entries of the batch, [`MAX_LINKS`] at most.
+    pub links: Vec<TraceContext>,
 }
 
 /// Where an entry's time went in the worker.
@@ -209,6 +238,13 @@ impl Entry {
                 &mut parameters,
                 "hearth_bytes",
                 ParameterChoice::Uint64Param(bytes),
+            );
+        }
+        if let Some(trace) = self.trace {
+            set(
+                &mut parameters,
+                "traceparent",
+                ParameterChoice::StringParam(trace.to_string()),
             );
         }
         let (inputs, raw_input_contents) = self
@@ -339,6 +375,7 @@ impl Entry {
         let stage_only = flag_of(parameters, "hearth_stage");
         let parts_bytes =
             number_of(parameters, "hearth_bytes").and_then(|bytes| u64::try_from(bytes).ok());
+        let trace = text_of(parameters, "traceparent").and_then(TraceContext::parse);
         match tensors(
             message.inputs,
             message.raw_input_contents,
@@ -351,6 +388,7 @@ impl Entry {
                 timeout,
                 stage_only,
                 parts_bytes,
+                trace,
             }),
             Err(error) => Err((message.id, error)),
         }
@@ -426,11 +464,11 @@ impl Event {
                     ParameterChoice::Uint64Param(bucket),
                 );
             }
-            Self::Free(slots) => {
+            Self::Free { run } => {
                 set(
                     &mut parameters,
                     "hearth_free",
-                    ParameterChoice::Uint64Param(u64::from(slots)),
+                    ParameterChoice::StringParam(run),
                 );
             }
             Self::Answer {
@@ -439,6 +477,9 @@ impl Event {
             } => {
                 response.id = id;
                 answer.timing.write(&mut parameters);
+                if let Some(trail) = answer.trail {
+                    trail.write(&mut parameters);
+                }
                 (response.outputs, response.raw_output_contents) = headers(answer.outputs);
             }
             Self::Answer {
@@ -483,8 +524,10 @@ impl Event {
         if let Some(version) = text_of(parameters, "hearth_wire") {
             return Self::ready(version, parameters);
         }
-        if let Some(slots) = number_of(parameters, "hearth_free") {
-            return Ok(Self::Free(u32::try_from(slots).unwrap_or(0)));
+        if let Some(run) = text_of(parameters, "hearth_free") {
+            return Ok(Self::Free {
+                run: run.to_owned(),
+            });
         }
         if let Some(bucket) = unsigned_of(parameters, "hearth_staged") {
             return Ok(Self::Staged {
@@ -493,10 +536,15 @@ impl Event {
             });
         }
         let timing = Timing::read(parameters);
+        let trail = Trail::read(parameters).map(Box::new);
         let outputs = outputs(response.outputs, response.raw_output_contents)?;
         Ok(Self::Answer {
             id: response.id,
-            result: Ok(Answer { outputs, timing }),
+            result: Ok(Answer {
+                outputs,
+                timing,
+                trail,
+            }),
         })
     }
 
@@ -600,6 +648,48 @@ impl Timing {
             post: Duration::from_micros(number("post_us")),
             batch_size: u32::try_from(number("batch_size")).unwrap_or(u32::MAX),
         }
+    }
+}
+
+impl Trail {
+    fn write(self, parameters: &mut BTreeMap<String, InferParameter>) {
+        for (key, at) in [
+            ("hearth_decode_at", self.decode),
+            ("hearth_infer_at", self.infer),
+            ("hearth_post_at", self.post),
+        ] {
+            // Zero for a clock that is before 1970.
+            let since = at.duration_since(UNIX_EPOCH).unwrap_or_default();
+            let nanos = u64::try_from(since.as_nanos()).unwrap_or(u64::MAX);
+            set(parameters, key, ParameterChoice::Uint64Param(nanos));
+        }
+        let links: Vec<_> = self.links.iter().map(ToString::to_string).collect();
+        for (key, text) in [
+            ("hearth_run_span", self.run.to_string()),
+            ("hearth_links", links.join(" ")),
+        ] {
+            set(parameters, key, ParameterChoice::StringParam(text));
+        }
+    }
+
+    fn read(parameters: &BTreeMap<String, InferParameter>) -> Option<Self> {
+        let run = TraceContext::parse(text_of(parameters, "hearth_run_span")?)?;
+        let time = |key: &str| {
+            let since = Duration::from_nanos(unsigned_of(parameters, key).unwrap_or(0));
+            UNIX_EPOCH + since
+        };
+        let links = text_of(parameters, "hearth_links").unwrap_or_default();
+        Some(Self {
+            decode: time("hearth_decode_at"),
+            infer: time("hearth_infer_at"),
+            post: time("hearth_post_at"),
+            run,
+            links: links
+                .split_ascii_whitespace()
+                .filter_map(TraceContext::parse)
+                .take(MAX_LINKS)
+                .collect(),
+        })
     }
 }
 

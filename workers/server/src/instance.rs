@@ -2,18 +2,21 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use tokio::sync::{Semaphore, mpsc};
+use tracing::span::EnteredSpan;
 use workers_protocol::transport::MAX_MESSAGE_BYTES;
-use workers_protocol::wire::{Answer, Event, Timing};
-use workers_protocol::{Code, InferError, Tensor};
+use workers_protocol::wire::{Answer, Event, MAX_LINKS, Timing, Trail};
+use workers_protocol::{Code, InferError, Tensor, TraceContext};
 
 use crate::model::{Finish, Runner, Staged, Work};
 use crate::reply::{Events, Reply};
 
 /// Entries to run together, and where their slot is given back.
 pub(crate) struct Batch {
+    /// The first id that was named for it.
+    pub(crate) name: String,
     pub(crate) entries: Vec<BatchEntry>,
     pub(crate) events: Events,
 }
@@ -23,6 +26,14 @@ pub(crate) struct BatchEntry {
     pub(crate) staged: Staged,
     pub(crate) reply: Reply,
     pub(crate) deadline: Option<Instant>,
+    pub(crate) trace: Option<Traced>,
+}
+
+/// What the trace of an entry is to tell of it.
+#[derive(Clone, Copy)]
+pub(crate) struct Traced {
+    context: TraceContext,
+    decode: SystemTime,
 }
 
 /// Batches waiting for an instance. The gateway names no more than there are slots, so one waiting
@@ -42,9 +53,14 @@ pub(crate) fn spawn(
         .name(format!("instance-{index}"))
         .spawn(move || {
             // One instance waits in `blocking_recv`, the others for the lock: whoever has it is next.
-            while let Some(Batch { entries, events }) = next(&batches) {
+            while let Some(Batch {
+                name,
+                entries,
+                events,
+            }) = next(&batches)
+            {
                 let mut instance = instance.lock().unwrap_or_else(PoisonError::into_inner);
-                let answers = instance.run(entries);
+                let answers = instance.run(name, entries);
                 drop(instance);
                 // A closed channel is a gateway that left.
                 let _ = events.blocking_send(answers);
@@ -102,6 +118,63 @@ const MAX_ANSWER_BYTES: usize = MAX_MESSAGE_BYTES - (1 << 20);
 /// back wakes two threads, some 25 µs each.
 const SHORT_RUN: Duration = Duration::from_micros(100);
 
+// === impl Traced ===
+
+impl Traced {
+    pub(crate) fn begin(context: TraceContext) -> Self {
+        Self {
+            context,
+            decode: SystemTime::now(),
+        }
+    }
+
+    /// Has what this thread logs name the trace.
+    pub(crate) fn enter(&self) -> EnteredSpan {
+        let TraceContext {
+            trace_id, span_id, ..
+        } = self.context;
+        tracing::error_span!("entry", %trace_id, %span_id).entered()
+    }
+}
+
+/// A run of which traces are to tell.
+struct Run {
+    began: SystemTime,
+    /// Given to the first entry that is answered, whose trace the run becomes part of.
+    links: Vec<TraceContext>,
+    span: Option<TraceContext>,
+}
+
+impl Run {
+    /// Begins a run of these, `None` where no trace of theirs is recorded.
+    fn new(entries: &[BatchEntry]) -> Option<Self> {
+        let traces = entries.iter().filter_map(|entry| entry.trace);
+        let sampled = traces.filter(|trace| trace.context.is_sampled);
+        let links: Vec<_> = sampled.map(|trace| trace.context).take(MAX_LINKS).collect();
+        (!links.is_empty()).then(|| Self {
+            began: SystemTime::now(),
+            links,
+            span: None,
+        })
+    }
+
+    /// Returns what an entry's trace is told.
+    fn trail(&mut self, trace: Traced) -> Option<Box<Trail>> {
+        let Traced { context, decode } = trace;
+        context.is_sampled.then(|| {
+            Box::new(Trail {
+                decode,
+                infer: self.began,
+                post: self.began,
+                run: *self.span.get_or_insert_with(|| context.child()),
+                links: std::mem::take(&mut self.links),
+            })
+        })
+    }
+}
+
+// === impl Instance ===
+
 impl Instance {
     pub(crate) const fn new(runner: Runner, post: PostProcessing) -> Self {
         Self {
@@ -118,14 +191,14 @@ impl Instance {
     }
 
     /// Runs a batch; returns the events that tell of it.
-    pub(crate) fn run(&mut self, entries: Vec<BatchEntry>) -> Vec<Event> {
+    pub(crate) fn run(&mut self, name: String, entries: Vec<BatchEntry>) -> Vec<Event> {
         // What is not caught inside is a thread that can't be made, or a bug of ours: without its
         // instance the worker is of no use, and the gateway starts another.
-        catch_unwind(AssertUnwindSafe(|| self.run_batch(entries)))
+        catch_unwind(AssertUnwindSafe(|| self.run_batch(name, entries)))
             .unwrap_or_else(|_| std::process::abort())
     }
 
-    fn run_batch(&mut self, entries: Vec<BatchEntry>) -> Vec<Event> {
+    fn run_batch(&mut self, name: String, entries: Vec<BatchEntry>) -> Vec<Event> {
         let now = Instant::now();
         let (live, late): (Vec<_>, Vec<_>) = entries
             .into_iter()
@@ -138,9 +211,10 @@ impl Instance {
             );
             events.push(entry.reply.into_event(Err(error)));
         }
+        let mut run = Run::new(&live);
         let (staged, replies): (Vec<_>, Vec<_>) = live
             .into_iter()
-            .map(|entry| (entry.staged, entry.reply))
+            .map(|entry| (entry.staged, (entry.reply, entry.trace)))
             .unzip();
         let batch_size = staged.iter().map(Staged::items).sum();
         let (results, infer) = if staged.is_empty() {
@@ -150,9 +224,9 @@ impl Instance {
         };
 
         // The slot is free before anything is post-processed, but for what there is no room.
-        events.push(Event::Free(1));
+        events.push(Event::Free { run: name });
         let mut later = Vec::new();
-        for ((staged, reply), result) in staged.into_iter().zip(replies).zip(results) {
+        for ((staged, (reply, trace)), result) in staged.into_iter().zip(replies).zip(results) {
             let timing = Timing {
                 decode: staged.decode_time(),
                 infer,
@@ -161,18 +235,26 @@ impl Instance {
             };
             match result {
                 Err(error) => events.push(reply.into_event(Err(error))),
-                Ok(Finish::Done(outputs)) => {
-                    events.push(reply.into_event(answer(outputs, timing)));
+                Ok(finish) => {
+                    let trail = run
+                        .as_mut()
+                        .zip(trace)
+                        .and_then(|(run, trace)| run.trail(trace));
+                    match finish {
+                        Finish::Done(outputs) => {
+                            events.push(reply.into_event(answer(outputs, timing, trail)));
+                        }
+                        Finish::Later(work) => later.push((work, reply, timing, trace, trail)),
+                    }
                 }
-                Ok(Finish::Later(work)) => later.push((work, reply, timing)),
             }
         }
-        for (work, reply, timing) in later {
+        for (work, reply, timing, trace, trail) in later {
             let room = Arc::clone(&self.post.room).acquire_owned();
             // The semaphore is never closed.
             let room = self.post.pool.block_on(room);
             self.post.pool.spawn_blocking(move || {
-                post_process(work, reply, timing);
+                post_process(work, reply, timing, trace, trail);
                 drop(room);
             });
         }
@@ -211,21 +293,39 @@ impl Instance {
     }
 }
 
-fn post_process(work: Work, reply: Reply, mut timing: Timing) {
+fn post_process(
+    work: Work,
+    reply: Reply,
+    mut timing: Timing,
+    trace: Option<Traced>,
+    mut trail: Option<Box<Trail>>,
+) {
     let began = Instant::now();
+    if let Some(trail) = &mut trail {
+        trail.post = SystemTime::now();
+    }
+    let _logged = trace.as_ref().map(Traced::enter);
     let result = caught("post-processing", work).and_then(|outputs| {
         timing.post = began.elapsed();
-        answer(outputs, timing)
+        answer(outputs, timing, trail)
     });
     reply.send_blocking(result);
 }
 
-fn answer(outputs: Vec<Tensor>, timing: Timing) -> Result<Answer, InferError> {
+fn answer(
+    outputs: Vec<Tensor>,
+    timing: Timing,
+    trail: Option<Box<Trail>>,
+) -> Result<Answer, InferError> {
     let bytes: usize = outputs.iter().map(|output| output.data.len()).sum();
     if bytes > MAX_ANSWER_BYTES {
         return Err(InferError::too_large(format!(
             "the outputs have {bytes} bytes, a worker answers at most {MAX_ANSWER_BYTES}"
         )));
     }
-    Ok(Answer { outputs, timing })
+    Ok(Answer {
+        outputs,
+        timing,
+        trail,
+    })
 }

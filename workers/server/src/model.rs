@@ -7,18 +7,19 @@ mod predictions;
 mod tensors;
 
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
+use std::thread::available_parallelism;
 use std::time::{Duration, Instant};
 
-use model_store::{EngineKind, Manifest, ModelSpec, Task, TensorSpec};
+use model_store::{EngineKind, Instances, Manifest, ModelSpec, Task, TensorSpec};
 use tokio::sync::{Semaphore, mpsc};
 use workers_engine::Engine;
 use workers_ort::{LoadOptions, OrtEngine, Runtime};
 use workers_protocol::wire::{Credits, Event, MAX_ENTRY_BYTES, PICTURE_INPUT};
-use workers_protocol::{CheckedInputs, InferError, PictureOptions, Tensor};
+use workers_protocol::{Assignment, CheckedInputs, InferError, PictureOptions, Tensor};
 use workers_vision::Limits;
 
-use crate::instance::{self, Batch, BatchEntry, Instance, PostProcessing};
+use crate::instance::{self, Batch, BatchEntry, Batches, Instance, PostProcessing};
 use masks::MaskRunner;
 use pictures::{PictureRunner, PictureStager, StagedPicture};
 use tensors::TensorRunner;
@@ -26,30 +27,23 @@ use tensors::TensorRunner;
 /// Items of a batch where neither graph nor manifest says.
 const DEFAULT_MAX_BATCH: u32 = 16;
 
-/// What to load, and with what.
-#[derive(Clone, Debug)]
-pub(crate) struct Source {
-    /// The version's folder.
-    pub(crate) model: PathBuf,
-    /// The folders of its stages, in order.
-    pub(crate) stages: Vec<PathBuf>,
-    /// Cores that may be used.
-    pub(crate) threads: usize,
-    pub(crate) limits: Limits,
-}
-
-/// A loaded model, before its instances have threads.
+/// A loaded model, before its instances have threads: the first of them, and how to load another.
 pub(crate) struct Loaded {
+    /// As the graph and the manifest have it; its instances are those that the worker is to have.
     pub(crate) spec: ModelSpec,
     pub(crate) stager: Stager,
-    pub(crate) runners: Vec<Runner>,
+    pub(crate) runner: Runner,
+    pub(crate) load_another: LoadAnother,
 }
+
+pub(crate) type LoadAnother = Box<dyn FnMut() -> Result<Runner, InferError> + Send>;
 
 /// A loaded model, running.
 pub(crate) struct Model {
     spec: ModelSpec,
     stager: Stager,
-    instances: Vec<Arc<Mutex<Instance>>>,
+    /// Those that are not loaded yet are empty.
+    instances: Slots,
     batches: mpsc::Sender<Batch>,
     credits: Credits,
 }
@@ -84,52 +78,52 @@ pub(crate) type Work = Box<dyn FnOnce() -> Result<Vec<Tensor>, InferError> + Sen
 
 // === loading ===
 
-/// One version's folder, and an engine for each instance.
+/// One version's folder, and how it is loaded.
 struct Part {
+    runtime: Runtime,
     manifest: Manifest,
     folder: PathBuf,
+    file: PathBuf,
+    instances: u32,
+    /// Threads of each instance.
+    threads: usize,
     inputs: Vec<TensorSpec>,
     outputs: Vec<TensorSpec>,
-    engines: Vec<Box<dyn Engine>>,
 }
 
 impl Loaded {
-    /// Loads a version and its stages.
+    /// Loads the first instance of a version and its stages.
     ///
     /// # Errors
     /// A sentence that says why the version can't be served, or can't be here.
-    pub(crate) fn load(runtime: &Runtime, source: &Source) -> Result<Self, InferError> {
-        let manifest = read_manifest(&source.model)?;
+    pub(crate) fn load(runtime: &Runtime, assignment: &Assignment) -> Result<Self, InferError> {
+        let manifest = read_manifest(&assignment.model)?;
         match manifest.task {
-            Some(Task::FaceMaskDetection) => Self::load_masks(runtime, source, &manifest),
+            Some(Task::FaceMaskDetection) => Self::load_masks(runtime, assignment, &manifest),
             Some(task) => {
-                let part = Part::load(runtime, &source.model, manifest, source.threads)?;
-                let spec = part.spec(Some(task));
-                let stager = PictureStager::new(&part, task, source.limits, None)?;
+                let (part, engine) = Part::load(runtime, &assignment.model, manifest, assignment)?;
+                let stager = PictureStager::new(&part, task, limits(assignment), None)?;
                 let stager = Arc::new(stager);
-                let runners = part
-                    .engines
-                    .into_iter()
-                    .map(|engine| Runner::Pictures(PictureRunner::new(engine, Arc::clone(&stager))))
-                    .collect();
+                let for_runners = Arc::clone(&stager);
+                let runner = move |engine| {
+                    Runner::Pictures(PictureRunner::new(engine, Arc::clone(&for_runners)))
+                };
                 Ok(Self {
-                    spec,
+                    spec: part.spec(Some(task)),
                     stager: Stager::Pictures(stager),
-                    runners,
+                    runner: runner(engine),
+                    load_another: Box::new(move || part.load_engine().map(&runner)),
                 })
             }
             None => {
-                let part = Part::load(runtime, &source.model, manifest, source.threads)?;
+                let (part, engine) = Part::load(runtime, &assignment.model, manifest, assignment)?;
+                let runner = |engine| Runner::Tensors(TensorRunner::new(engine));
                 let spec = part.spec(None);
-                let runners = part
-                    .engines
-                    .into_iter()
-                    .map(|engine| Runner::Tensors(TensorRunner::new(engine)))
-                    .collect();
                 Ok(Self {
                     stager: Stager::Tensors(spec.clone()),
                     spec,
-                    runners,
+                    runner: runner(engine),
+                    load_another: Box::new(move || part.load_engine().map(runner)),
                 })
             }
         }
@@ -137,10 +131,11 @@ impl Loaded {
 
     fn load_masks(
         runtime: &Runtime,
-        source: &Source,
+        assignment: &Assignment,
         manifest: &Manifest,
     ) -> Result<Self, InferError> {
-        let ([faces, masks], [face_stage, mask_stage]) = (&source.stages[..], &manifest.stages[..])
+        let ([faces, masks], [face_stage, mask_stage]) =
+            (&assignment.stages[..], &manifest.stages[..])
         else {
             return Err(InferError::invalid(format!(
                 "task face-mask-detection: expected two stages, a face detector and a classifier, got {}",
@@ -150,83 +145,92 @@ impl Loaded {
         let mut face_manifest = read_manifest(faces)?;
         face_manifest.output.score = face_stage.score.or(face_manifest.output.score);
         face_manifest.output.iou = face_stage.iou.or(face_manifest.output.iou);
-        let faces = Part::load(runtime, faces, face_manifest, source.threads)?;
-        let masks = Part::load(runtime, masks, read_manifest(masks)?, source.threads)?;
+        let (faces, face_engine) = Part::load(runtime, faces, face_manifest, assignment)?;
+        let (masks, mask_engine) = Part::load(runtime, masks, read_manifest(masks)?, assignment)?;
 
         let task = Task::FaceMaskDetection;
         let mut spec = faces.spec(Some(task));
         spec.outputs.clone_from(&masks.outputs);
+        spec.instances = spec.instances.min(masks.instances);
         if let Some(max) = manifest.batch.max {
             spec.max_batch = spec.max_batch.min(max);
         }
         let classifier = Arc::new(masks::Classify::new(&masks, mask_stage)?);
-        let stager =
-            PictureStager::new(&faces, task, source.limits, Some(Arc::clone(&classifier)))?;
+        let second = Some(Arc::clone(&classifier));
+        let stager = PictureStager::new(&faces, task, limits(assignment), second)?;
         let stager = Arc::new(stager);
-        let runners: Vec<Runner> = faces
-            .engines
-            .into_iter()
-            .zip(masks.engines)
-            .map(|(faces, masks)| {
-                Runner::Masks(MaskRunner::new(
-                    faces,
-                    masks,
-                    Arc::clone(&stager),
-                    Arc::clone(&classifier),
-                ))
-            })
-            .collect();
-        spec.instances = u32::try_from(runners.len()).unwrap_or(u32::MAX);
+        let for_runners = Arc::clone(&stager);
+        let runner = move |faces, masks| {
+            let (stager, classifier) = (Arc::clone(&for_runners), Arc::clone(&classifier));
+            Runner::Masks(MaskRunner::new(faces, masks, stager, classifier))
+        };
         Ok(Self {
             spec,
             stager: Stager::Pictures(stager),
-            runners,
+            runner: runner(face_engine, mask_engine),
+            load_another: Box::new(move || Ok(runner(faces.load_engine()?, masks.load_engine()?))),
         })
     }
 }
 
+const fn limits(assignment: &Assignment) -> Limits {
+    Limits {
+        max_pixels: assignment.max_pixels,
+    }
+}
+
 impl Part {
+    /// Returns the part, and its first engine.
     fn load(
         runtime: &Runtime,
         folder: &Path,
         manifest: Manifest,
-        threads: usize,
-    ) -> Result<Self, InferError> {
+        assignment: &Assignment,
+    ) -> Result<(Self, Box<dyn Engine>), InferError> {
         let file = manifest
             .model_file(folder)
             .map_err(|error| InferError::invalid(error.to_string()))?;
-        let count = manifest.instances.count.unwrap_or(1).max(1);
+        let instances = if manifest.instances == Instances::default() {
+            assignment.instances
+        } else {
+            manifest.instances.count
+        };
+        let instances = instances.unwrap_or(1).max(1);
         let threads = manifest.instances.threads.map_or_else(
-            || (threads / count as usize).max(1),
+            || (cores(assignment.threads) / instances as usize).max(1),
             |threads| usize::try_from(threads).unwrap_or(1),
         );
-        let options = LoadOptions {
-            device: manifest.device,
-            threads,
-            inputs: &manifest.inputs,
-            outputs: &manifest.outputs,
-        };
-        let engines = (0..count)
-            .map(|_| match manifest.engine {
-                Some(EngineKind::Onnx) => OrtEngine::load(runtime, &file, &options),
-                None => Err(InferError::invalid("model.yaml has no `engine`")),
-            })
-            .collect::<Result<Vec<_>, _>>()?;
-        let first = engines
-            .first()
-            .ok_or_else(|| InferError::internal("no instance"))?;
-        let (inputs, outputs) = (first.inputs().to_vec(), first.outputs().to_vec());
-        let engines = engines
-            .into_iter()
-            .map(|engine| Box::new(engine) as Box<dyn Engine>)
-            .collect();
-        Ok(Self {
+        let mut part = Self {
+            runtime: runtime.clone(),
             manifest,
             folder: folder.to_owned(),
-            inputs,
-            outputs,
-            engines,
-        })
+            file,
+            instances,
+            threads,
+            inputs: Vec::new(),
+            outputs: Vec::new(),
+        };
+        let engine = part.load_engine()?;
+        part.inputs = engine.inputs().to_vec();
+        part.outputs = engine.outputs().to_vec();
+        Ok((part, engine))
+    }
+
+    fn load_engine(&self) -> Result<Box<dyn Engine>, InferError> {
+        let options = LoadOptions {
+            device: self.manifest.device,
+            threads: self.threads,
+            inputs: &self.manifest.inputs,
+            outputs: &self.manifest.outputs,
+        };
+        match self.manifest.engine {
+            Some(EngineKind::Onnx) => Ok(Box::new(OrtEngine::load(
+                &self.runtime,
+                &self.file,
+                &options,
+            )?)),
+            None => Err(InferError::invalid("model.yaml has no `engine`")),
+        }
     }
 
     fn spec(&self, task: Option<Task>) -> ModelSpec {
@@ -253,7 +257,7 @@ impl Part {
             inputs: self.inputs.clone(),
             outputs: self.outputs.clone(),
             max_batch,
-            instances: u32::try_from(self.engines.len()).unwrap_or(u32::MAX),
+            instances: self.instances,
             notes,
         }
     }
@@ -264,6 +268,12 @@ impl Part {
             .map_err(|error| InferError::invalid(error.to_string()))?
             .unwrap_or_default())
     }
+}
+
+/// Cores to use: as many as asked for, else those that this process may use.
+pub(crate) fn cores(threads: Option<u32>) -> usize {
+    let may_use = || available_parallelism().map_or(1, std::num::NonZero::get);
+    threads.map_or_else(may_use, |threads| threads.max(1) as usize)
 }
 
 pub(crate) fn read_manifest(folder: &Path) -> Result<Manifest, InferError> {
@@ -395,32 +405,64 @@ fn pictures_of(batch: &[Staged]) -> Result<Vec<Arc<StagedPicture>>, InferError> 
     pictures.collect()
 }
 
-impl Model {
-    /// Gives each instance its thread.
+/// A place for each instance.
+type Slots = Arc<[OnceLock<Arc<Mutex<Instance>>>]>;
+
+/// What instances are started with.
+struct Starter {
+    instances: Slots,
+    batches: Batches,
+    post: PostProcessing,
+}
+
+impl Starter {
+    /// Gives an instance its place and its thread.
     ///
     /// # Errors
     /// When the system gives no thread.
-    pub(crate) fn start(
-        loaded: Loaded,
-        threads: usize,
-        limits: Limits,
-    ) -> Result<Self, InferError> {
-        let slots = loaded.runners.len();
+    fn start(&self, index: usize, runner: Runner) -> Result<(), InferError> {
+        let instance = Arc::new(Mutex::new(Instance::new(runner, self.post.clone())));
+        if let Some(place) = self.instances.get(index) {
+            // Each place is filled once.
+            let _ = place.set(Arc::clone(&instance));
+        }
+        instance::spawn(index, instance, Arc::clone(&self.batches))
+            .map_err(|error| InferError::internal(format!("no thread for an instance: {error}")))
+    }
+}
+
+impl Model {
+    /// Gives the first instance its thread, which is all that readiness needs. The others are loaded
+    /// beside: until they are, theirs are slots whose batches wait for the first.
+    ///
+    /// # Errors
+    /// When the system gives no thread.
+    pub(crate) fn start(loaded: Loaded, assignment: &Assignment) -> Result<Self, InferError> {
+        let threads = cores(assignment.threads);
+        let slots = loaded.spec.instances.max(1) as usize;
         let (batches, receiver) = mpsc::channel(2 * slots);
-        let receiver = Arc::new(Mutex::new(receiver));
-        let post = PostProcessing {
-            pool: tokio::runtime::Handle::current(),
-            room: Arc::new(Semaphore::new(2 * threads + loaded.spec.max_batch as usize)),
+        let starter = Starter {
+            instances: (0..slots).map(|_| OnceLock::new()).collect(),
+            batches: Arc::new(Mutex::new(receiver)),
+            post: PostProcessing {
+                pool: tokio::runtime::Handle::current(),
+                room: Arc::new(Semaphore::new(2 * threads + loaded.spec.max_batch as usize)),
+            },
         };
-        let instances: Vec<_> = loaded
-            .runners
-            .into_iter()
-            .map(|runner| Arc::new(Mutex::new(Instance::new(runner, post.clone()))))
-            .collect();
-        for (index, instance) in instances.iter().enumerate() {
-            instance::spawn(index, Arc::clone(instance), Arc::clone(&receiver)).map_err(
-                |error| InferError::internal(format!("no thread for an instance: {error}")),
-            )?;
+        let instances = Arc::clone(&starter.instances);
+        starter.start(0, loaded.runner)?;
+        if slots > 1 {
+            let mut load_another = loaded.load_another;
+            tokio::task::spawn_blocking(move || {
+                let others = (1..slots).try_for_each(|index| {
+                    let runner = instance::caught("loading", &mut load_another)?;
+                    starter.start(index, runner)
+                });
+                // Those there are do the work of all.
+                if let Err(error) = others {
+                    tracing::error!(%error, "an instance can't be loaded, there are fewer");
+                }
+            });
         }
         let slots = u32::try_from(slots).unwrap_or(u32::MAX);
         let threads = u32::try_from(threads).unwrap_or(u32::MAX);
@@ -434,7 +476,7 @@ impl Model {
                 .min(loaded.stager.most_staged())
                 .max(slots),
             stage_bytes: MAX_ENTRY_BYTES,
-            stage_pixels: limits.max_pixels,
+            stage_pixels: assignment.max_pixels,
         };
         Ok(Self {
             spec: loaded.spec,
@@ -469,12 +511,16 @@ impl Model {
     /// waking its thread would cost more; gives the batch back otherwise.
     pub(crate) fn run_short(
         &self,
+        name: String,
         entries: Vec<BatchEntry>,
-    ) -> Result<Vec<Event>, Vec<BatchEntry>> {
-        let mut idle = self.instances.iter().filter_map(|i| i.try_lock().ok());
+    ) -> Result<Vec<Event>, (String, Vec<BatchEntry>)> {
+        let mut idle = self
+            .instances
+            .iter()
+            .filter_map(|instance| instance.get()?.try_lock().ok());
         match idle.find(|instance| instance.is_short()) {
-            Some(mut instance) => Ok(instance.run(entries)),
-            None => Err(entries),
+            Some(mut instance) => Ok(instance.run(name, entries)),
+            None => Err((name, entries)),
         }
     }
 

@@ -3,25 +3,17 @@
 
 use std::path::Path;
 
-use bytes::Bytes;
-use model_store::{DataType, EngineKind, Manifest, ModelSpec, Preparation, TensorSpec};
+use model_store::{EngineKind, Manifest, ModelSpec, Preparation};
 use workers_ort::{Runtime, rewrite_declared_shapes};
-use workers_protocol::wire::PICTURE_INPUT;
-use workers_protocol::{Code, InferError, PictureOptions, Tensor};
+use workers_protocol::{Assignment, Code, InferError};
 
+use crate::example::Example;
 use crate::instance::caught;
-use crate::model::{Finish, Loaded, Runner, Source, Staged, Stager, read_manifest};
-
-/// What free dimensions other than the batch are tried with, in order: most graphs take 1; those
-/// with strides or pooling need more.
-const SIDES: [i64; 5] = [1, 8, 32, 64, 224];
-
-/// Side of the black picture that a model with a task is tried with.
-const PICTURE_SIDE: u32 = 64;
+use crate::model::{Finish, Loaded, Runner, Staged, read_manifest};
 
 /// Rewrites declared shapes as the manifest says, loads the version, and runs it on zeros.
-pub(crate) fn prepare(source: &Source, onnxruntime: Option<&Path>) -> Preparation {
-    let checked = caught("the check", || check(source, onnxruntime));
+pub(crate) fn prepare(assignment: &Assignment, onnxruntime: Option<&Path>) -> Preparation {
+    let checked = caught("the check", || check(assignment, onnxruntime));
     match checked {
         Ok(spec) => Preparation::Accepted(spec),
         Err(error) if matches!(error.code, Code::Unavailable | Code::Internal) => {
@@ -31,24 +23,21 @@ pub(crate) fn prepare(source: &Source, onnxruntime: Option<&Path>) -> Preparatio
     }
 }
 
-fn check(source: &Source, onnxruntime: Option<&Path>) -> Result<ModelSpec, InferError> {
-    let manifest = read_manifest(&source.model)?;
-    let mut notes = rewrite(&source.model, &manifest)?;
+fn check(assignment: &Assignment, onnxruntime: Option<&Path>) -> Result<ModelSpec, InferError> {
+    let manifest = read_manifest(&assignment.model)?;
+    let mut notes = rewrite(&assignment.model, &manifest)?;
     let runtime = Runtime::load(onnxruntime)?;
-    let mut loaded = Loaded::load(&runtime, source)?;
-    let Some(mut runner) = loaded.runners.pop() else {
-        return Err(InferError::internal("no instance"));
-    };
-    let example = match &loaded.stager {
-        Stager::Tensors(_) => run_tensors(&loaded, &manifest, &mut runner)?,
-        Stager::Pictures(_) => Example::Picture,
-    };
-    run_batch(&loaded, &example, &mut runner, 1).map_err(|error| failed_on_zeros(&error))?;
+    let mut loaded = Loaded::load(&runtime, assignment)?;
+    let example = Example::find(&loaded.stager, &mut loaded.runner, &manifest)?;
+    try_batch(&mut loaded.runner, &example.stage(&loaded.stager, 1)?)
+        .map_err(|error| failed_on_zeros(&error))?;
 
     let mut spec = loaded.spec.clone();
     // A graph may declare a free batch and have it fixed inside.
     if spec.max_batch > 1
-        && let Err(error) = run_batch(&loaded, &example, &mut runner, 2)
+        && let Err(error) = example
+            .stage(&loaded.stager, 2)
+            .and_then(|batch| try_batch(&mut loaded.runner, &batch))
     {
         if manifest.batch.max.is_some_and(|max| max > 1) {
             return Err(InferError::invalid(format!(
@@ -64,6 +53,28 @@ fn check(source: &Source, onnxruntime: Option<&Path>) -> Result<ModelSpec, Infer
     notes.append(&mut spec.notes);
     spec.notes = notes;
     Ok(spec)
+}
+
+/// Runs a batch, and all that follows a run.
+fn try_batch(runner: &mut Runner, batch: &[Staged]) -> Result<(), InferError> {
+    let finishes = runner.run(batch)?;
+    if finishes.len() != batch.len() {
+        return Err(InferError::internal(format!(
+            "{} answers for a batch of {}",
+            finishes.len(),
+            batch.len()
+        )));
+    }
+    for finish in finishes {
+        if let Finish::Later(work) = finish {
+            work()?;
+        }
+    }
+    if let Runner::Masks(masks) = runner {
+        // A black picture has no faces: the second stage is tried by itself.
+        masks.try_second_stage()?;
+    }
+    Ok(())
 }
 
 fn failed_on_zeros(error: &InferError) -> InferError {
@@ -92,185 +103,4 @@ fn rewrite(folder: &Path, manifest: &Manifest) -> Result<Vec<String>, InferError
         }
         None => Ok(Vec::new()),
     }
-}
-
-/// What a model is tried with.
-enum Example {
-    /// Tensors of zeros, or what the manifest gives as example; free dimensions are this long.
-    Tensors(Vec<f64>, i64),
-    Picture,
-}
-
-/// Finds a length of the free dimensions that the model takes.
-fn run_tensors(
-    loaded: &Loaded,
-    manifest: &Manifest,
-    runner: &mut Runner,
-) -> Result<Example, InferError> {
-    let values: Vec<f64> = loaded
-        .spec
-        .inputs
-        .iter()
-        .map(|input| {
-            let declared = manifest
-                .inputs
-                .iter()
-                .find(|declared| declared.name == input.name);
-            declared
-                .and_then(|declared| declared.example)
-                .unwrap_or(0.0)
-        })
-        .collect();
-    let mut first_error = None;
-    for side in SIDES {
-        let example = Example::Tensors(values.clone(), side);
-        match run_batch(loaded, &example, runner, 1) {
-            Ok(()) => return Ok(example),
-            Err(error) => first_error = first_error.or(Some(error)),
-        }
-    }
-    let error = first_error.unwrap_or_else(|| InferError::internal("nothing was tried"));
-    Err(InferError::invalid(format!(
-        "{}; where an input takes certain values or sizes only, say so in model.yaml: \
-         `inputs: [{{ name: …, shape: […], example: … }}]`",
-        failed_on_zeros(&error)
-    )))
-}
-
-fn run_batch(
-    loaded: &Loaded,
-    example: &Example,
-    runner: &mut Runner,
-    n: usize,
-) -> Result<(), InferError> {
-    let staged = (0..n)
-        .map(|_| stage(loaded, example))
-        .collect::<Result<Vec<_>, _>>()?;
-    let finishes = runner.run(&staged)?;
-    if finishes.len() != n {
-        return Err(InferError::internal(format!(
-            "{} answers for a batch of {n}",
-            finishes.len()
-        )));
-    }
-    for finish in finishes {
-        if let Finish::Later(work) = finish {
-            work()?;
-        }
-    }
-    if let Runner::Masks(masks) = runner {
-        // A black picture has no faces: the second stage is tried by itself.
-        masks.try_second_stage()?;
-    }
-    Ok(())
-}
-
-fn stage(loaded: &Loaded, example: &Example) -> Result<Staged, InferError> {
-    let inputs = match example {
-        Example::Picture => {
-            let data = black_picture();
-            let name = PICTURE_INPUT.to_owned();
-            vec![Tensor {
-                name,
-                datatype: DataType::Uint8,
-                shape: vec![data.len() as i64],
-                data,
-            }]
-        }
-        Example::Tensors(values, side) => {
-            let inputs = loaded.spec.inputs.iter().zip(values);
-            inputs
-                .map(|(spec, &value)| filled(spec, value, *side))
-                .collect::<Result<_, _>>()?
-        }
-    };
-    loaded.stager.stage(inputs, PictureOptions::default())
-}
-
-/// Most bytes of an example: a model that needs more is tried at its first request.
-const MAX_EXAMPLE_BYTES: usize = 1 << 30;
-
-/// Returns an input of one item, its elements all the same.
-fn filled(spec: &TensorSpec, value: f64, side: i64) -> Result<Tensor, InferError> {
-    let shape: Vec<i64> = spec
-        .shape
-        .iter()
-        .enumerate()
-        .map(|(axis, &dimension)| match dimension {
-            -1 if spec.batch_axis == Some(axis) => 1,
-            -1 => side,
-            fixed => fixed,
-        })
-        .collect();
-    let element = element(spec.datatype, value);
-    let mut tensor = Tensor {
-        name: spec.name.clone(),
-        datatype: spec.datatype,
-        shape,
-        data: Bytes::new(),
-    };
-    let bytes = tensor
-        .elements()?
-        .checked_mul(element.len())
-        .filter(|&bytes| bytes <= MAX_EXAMPLE_BYTES);
-    let bytes = bytes.ok_or_else(|| {
-        InferError::invalid(format!(
-            "input `{}`: shape {:?} is more than can be tried",
-            spec.name, tensor.shape
-        ))
-    })?;
-    tensor.data = element
-        .iter()
-        .copied()
-        .cycle()
-        .take(bytes)
-        .collect::<Vec<u8>>()
-        .into();
-    Ok(tensor)
-}
-
-/// Returns one element, little-endian; an empty string for `BYTES`.
-fn element(datatype: DataType, value: f64) -> Vec<u8> {
-    match datatype {
-        DataType::Bool => vec![u8::from(value != 0.0)],
-        DataType::Uint8 => vec![value as u8],
-        DataType::Int8 => (value as i8).to_le_bytes().to_vec(),
-        DataType::Uint16 => (value as u16).to_le_bytes().to_vec(),
-        DataType::Int16 => (value as i16).to_le_bytes().to_vec(),
-        DataType::Uint32 => (value as u32).to_le_bytes().to_vec(),
-        DataType::Int32 => (value as i32).to_le_bytes().to_vec(),
-        DataType::Uint64 => (value as u64).to_le_bytes().to_vec(),
-        DataType::Int64 => (value as i64).to_le_bytes().to_vec(),
-        DataType::Fp16 => half::f16::from_f64(value).to_le_bytes().to_vec(),
-        DataType::Bf16 => half::bf16::from_f64(value).to_le_bytes().to_vec(),
-        DataType::Fp32 => (value as f32).to_le_bytes().to_vec(),
-        DataType::Fp64 => value.to_le_bytes().to_vec(),
-        DataType::Bytes => 0_u32.to_le_bytes().to_vec(),
-    }
-}
-
-/// Returns a black picture as a BMP: a header of 54 bytes and zeros.
-fn black_picture() -> Bytes {
-    let pixels_bytes = PICTURE_SIDE * PICTURE_SIDE * 3;
-    let mut bmp = b"BM".to_vec();
-    // File size, reserved, offset of the pixels; header size, width, height; one plane of 24 bits.
-    for word in [
-        54 + pixels_bytes,
-        0,
-        54,
-        40,
-        PICTURE_SIDE,
-        PICTURE_SIDE,
-        1 | 24 << 16,
-        0,
-        pixels_bytes,
-        0,
-        0,
-        0,
-        0,
-    ] {
-        bmp.extend_from_slice(&word.to_le_bytes());
-    }
-    bmp.resize(54 + pixels_bytes as usize, 0);
-    bmp.into()
 }

@@ -114,10 +114,12 @@ impl Service {
         let (events, mut heard) = mpsc::channel(2);
         let reply = Reply::new(id.clone(), events.clone());
         let batch = Batch {
+            name: id.clone(),
             entries: vec![BatchEntry {
                 staged,
                 reply,
                 deadline,
+                trace: None,
             }],
             events,
         };

@@ -1,8 +1,8 @@
 //! One stream of requests: entries arrive, are staged, wait to be named, and are answered.
 //!
 //! The session is the only owner of an entry until it is named; then the entry goes to an instance
-//! together with its [`Reply`]. Nothing here blocks: decoding is on the blocking pool, running on
-//! the instances' threads.
+//! together with its [`Reply`]. Nothing here blocks for long: decoding is on the blocking pool, and
+//! only runs too short to be worth another thread are not on the instances' own.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -17,7 +17,7 @@ use workers_protocol::oip::ModelInferRequest;
 use workers_protocol::wire::{Command, Entry, Event, Part};
 use workers_protocol::{Code, InferError};
 
-use crate::instance::{Batch, BatchEntry};
+use crate::instance::{Batch, BatchEntry, Traced, caught};
 use crate::model::{Model, Staged};
 use crate::reply::{Events, Reply};
 
@@ -60,6 +60,7 @@ struct StagingDone {
     ticket: u64,
     result: Result<Staged, InferError>,
     is_reported: bool,
+    trace: Option<Traced>,
 }
 
 impl Session {
@@ -232,26 +233,26 @@ impl Session {
             },
         );
         if !model.stages_pictures() && entry.parts_bytes.is_none() {
-            let result =
-                crate::instance::caught("staging", || model.stage(entry.inputs, entry.options));
+            let (result, trace) = stage(&model, entry);
             return self
                 .staged(StagingDone {
                     id,
                     ticket,
                     result,
                     is_reported: false,
+                    trace,
                 })
                 .await;
         }
         let key = id.clone();
         let work = tokio::task::spawn_blocking(move || {
-            let result =
-                crate::instance::caught("staging", || model.stage(entry.inputs, entry.options));
+            let (result, trace) = stage(&model, entry);
             StagingDone {
                 id,
                 ticket,
                 result,
                 is_reported: !runs_at_once,
+                trace,
             }
         });
         if let Some(State::Staging { abort, .. }) = self.entries.get_mut(&key) {
@@ -282,9 +283,10 @@ impl Session {
             staged,
             reply,
             deadline,
+            trace: done.trace,
         };
         if runs_at_once {
-            return self.submit(vec![entry]).await;
+            return self.submit(done.id, vec![entry]).await;
         }
         self.entries.insert(done.id.clone(), State::Waiting(entry));
         if done.is_reported {
@@ -309,23 +311,26 @@ impl Session {
                 None => {}
             }
         }
-        self.submit(batch).await;
+        if let Some(first) = ids.first() {
+            self.submit(first.clone(), batch).await;
+        }
     }
 
     /// Hands a batch to the instances. The slot that it was to take is free again at once where
     /// nothing is left of it.
-    async fn submit(&self, entries: Vec<BatchEntry>) {
+    async fn submit(&self, name: String, entries: Vec<BatchEntry>) {
         if entries.is_empty() {
-            return self.send(Event::Free(1)).await;
+            return self.send(Event::Free { run: name }).await;
         }
-        let entries = match self.model.run_short(entries) {
+        let (name, entries) = match self.model.run_short(name, entries) {
             Ok(events) => {
                 let _ = self.events.send(events).await;
                 return;
             }
-            Err(entries) => entries,
+            Err(unrun) => unrun,
         };
         let batch = Batch {
+            name,
             entries,
             events: self.events.clone(),
         };
@@ -338,8 +343,16 @@ impl Session {
                 entry.reply.into_event(Err(error))
             };
             let mut events: Vec<_> = batch.entries.into_iter().map(refusal).collect();
-            events.push(Event::Free(1));
+            events.push(Event::Free { run: batch.name });
             let _ = self.events.send(events).await;
         }
     }
+}
+
+/// Prepares an entry's inputs. What is logged meanwhile is of its trace.
+fn stage(model: &Model, entry: Entry) -> (Result<Staged, InferError>, Option<Traced>) {
+    let trace = entry.trace.map(Traced::begin);
+    let _logged = trace.as_ref().map(Traced::enter);
+    let result = caught("staging", || model.stage(entry.inputs, entry.options));
+    (result, trace)
 }

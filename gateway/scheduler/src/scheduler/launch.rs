@@ -2,14 +2,15 @@
 //!
 //! - The first entry that finds no replica launches one in the same call.
 //! - A replica that has had work and dies is replaced at once, whether or not anything waits: a
-//!   warm model comes back. A start that fails is repeated after a wait that doubles.
+//!   warm model comes back. A start that fails is repeated after a wait that doubles; so is one after
+//!   a series of crashes with no answer between them, unless one entry alone is to blame.
 //! - When too many starts have failed in a row, what waits fails and offers are refused until the
 //!   wait is over; the next offer then launches again.
 //! - What a dying replica was running, post-processing or being sent is under suspicion. Each such
 //!   entry is retried once, alone on a replica, so that a second death is its own. What was staged
 //!   goes back to the queue as it was. So no entry runs more than twice.
 
-use super::Scheduler;
+use super::{Scheduler, Timer};
 use crate::entry::Place;
 use crate::replica::Replica;
 use crate::{Action, FailReason, Key, ReplicaId, RevisionId, Time};
@@ -18,36 +19,46 @@ impl<E: Clone> Scheduler<E> {
     /// Hears that a replica is dead, or that its start has failed or is given up.
     pub fn replica_down(&mut self, now: Time, replica: ReplicaId) {
         self.advance(now);
-        let Some(dead) = self.replicas.remove(replica.0) else {
+        let Some(dead) = self.take_out(replica) else {
             return;
         };
+        let id = dead.revision;
+        // A second death while alone is the entry's own, and says nothing of the model.
+        let is_poison = dead.has_suspect && !dead.held.is_empty();
         for key in &dead.held {
             self.return_or_fail(*key);
         }
-        let Some(revision) = self.revisions.get_mut(dead.revision.0) else {
+        let Some(revision) = self.revisions.get_mut(id.0) else {
             return;
         };
-        revision.replicas.retain(|id| *id != replica);
-        if let Some(up) = dead.up {
-            revision.n_slots -= up.credits.slots as usize;
-        }
 
-        // One that dies soon and idle has not started, whatever it said; one that dies at work is
-        // replaced at once, which the suspects bound: each can bring down two.
-        let lived = dead.up.map(|up| self.now.saturating_since(up.since));
-        let has_lasted = lived.is_some_and(|lived| lived >= revision.limits.max_start_backoff);
-        if has_lasted {
-            revision.n_failed_starts = 0;
+        // One that was up is replaced at once; where one after another dies with no answer between,
+        // being up proves nothing. One that lived long enough did prove it.
+        match dead.up.map(|up| self.now.saturating_since(up.since)) {
+            Some(lived) => {
+                revision.counters.crashes += 1;
+                if lived >= revision.limits.max_start_backoff {
+                    revision.n_failed_starts = 0;
+                    revision.n_crashes = 0;
+                }
+                if !is_poison && revision.crashed() {
+                    self.put_off(id);
+                }
+            }
+            None => self.put_off(id),
         }
-        if has_lasted || dead.up.is_some_and(|up| up.had_work) {
-            revision.counters.crashes += 1;
-        } else {
+        self.free_cores(id, dead.n_at_work(), dead.cores());
+        self.launch_wanted(id);
+        self.settle(id);
+    }
+
+    /// Has a revision wait before its next start, which has failed.
+    fn put_off(&mut self, id: RevisionId) {
+        if let Some(revision) = self.revisions.get_mut(id.0) {
             let start_after = revision.back_off(self.now);
-            self.starts.insert((start_after, dead.revision));
-            self.fail_hopeless(dead.revision);
+            self.timers.insert((start_after, Timer::Start(id)));
+            self.give_up(id);
         }
-        self.launch_wanted(dead.revision);
-        self.settle(dead.revision);
     }
 
     /// Returns an entry of a dead replica to the queue, or fails it if it was suspect already.
@@ -55,32 +66,43 @@ impl<E: Clone> Scheduler<E> {
         let Some(entry) = self.entries.get_mut(key.0) else {
             return;
         };
-        let is_unharmed = matches!(entry.place, Place::Staged(..));
+        let place = entry.place;
+        let is_unharmed = matches!(place, Place::Staged(..));
         if entry.is_suspect && !is_unharmed {
             self.fail(key, FailReason::Poisoned);
             return;
         }
-        let Some(revision) = self.revisions.get_mut(entry.revision.0) else {
-            return;
-        };
-        if matches!(entry.place, Place::Running(_)) {
-            revision.load.add(entry.cost);
-        }
-        if !is_unharmed {
-            entry.is_suspect = true;
-            revision.counters.retries += 1;
-        }
         entry.place = Place::Waiting;
-        revision.queue.insert(entry.rank(key));
+        entry.is_suspect |= !is_unharmed;
+        let (rank, id) = (entry.rank(key), entry.revision);
+        if let Some(revision) = self.revisions.get_mut(id.0) {
+            revision.counters.retries += u64::from(!is_unharmed);
+            if !matches!(place, Place::Running(_)) {
+                revision.queue.insert(rank);
+            }
+        }
+        if matches!(place, Place::Running(_)) {
+            self.enqueue(key);
+        }
     }
 
-    /// Fails everything that waits for a replica when no start is tried any more.
-    fn fail_hopeless(&mut self, id: RevisionId) {
+    /// Fails everything that waits for a replica when too many starts have failed. The next is made
+    /// for whoever asks next, or for what is kept in any case.
+    fn give_up(&mut self, id: RevisionId) {
+        if let Some(revision) = self.revisions.get_mut(id.0)
+            && revision.has_given_up()
+        {
+            revision.n_wanted = revision.limits.min_scale;
+        }
         while let Some(revision) = self.revisions.get(id.0)
             && revision.has_given_up()
             && let Some(first) = revision.queue.first()
         {
-            self.fail(first.key, FailReason::StartFailed);
+            let why = match revision.no_memory {
+                Some((needed, free)) => FailReason::NoMemory { needed, free },
+                None => FailReason::StartFailed,
+            };
+            self.fail(first.key, why);
         }
     }
 
@@ -91,7 +113,9 @@ impl<E: Clone> Scheduler<E> {
         if let Some(revision) = self.revisions.get_mut(entry.revision.0) {
             match why {
                 FailReason::Poisoned => revision.counters.poisoned += 1,
-                FailReason::StartFailed => revision.counters.start_failed += 1,
+                FailReason::StartFailed | FailReason::NoMemory { .. } => {
+                    revision.counters.start_failed += 1;
+                }
             }
         }
         self.actions.push(Action::Fail {
@@ -102,33 +126,52 @@ impl<E: Clone> Scheduler<E> {
     }
 
     /// Launches the replicas that a revision lacks, as far as failed starts allow: none before the
-    /// wait is over, one at a time until one has succeeded, and only for someone who waits once it
-    /// has been given up.
+    /// wait is over, and one at a time until one has succeeded.
     pub(super) fn launch_wanted(&mut self, id: RevisionId) {
         while let Some(revision) = self.revisions.get(id.0)
-            && revision.replicas.len() < revision.n_wanted
-            && revision.start_after <= self.now
-            && !(revision.has_given_up() && revision.queue.is_empty())
-            && !(revision.n_failed_starts > 0 && self.has_starting(id))
+            && revision.fleet.ids.len() - revision.draining.len() < revision.n_wanted
+            && !revision.is_over()
         {
-            self.launch(id);
+            let is_allowed = revision.start_after <= self.now
+                && !(revision.n_failed_starts > 0 && self.has_starting(id));
+            if self.undrain(id) {
+                continue;
+            }
+            if !is_allowed || !self.launch(id) {
+                break;
+            }
         }
     }
 
     fn has_starting(&self, id: RevisionId) -> bool {
-        self.replicas_of(id)
-            .any(|(_, replica)| replica.up.is_none())
+        let revision = self.revisions.get(id.0);
+        revision.is_some_and(|revision| {
+            let replicas = revision.fleet.ids.iter();
+            replicas
+                .filter_map(|id| self.replicas.get(id.0))
+                .any(|replica| replica.up.is_none())
+        })
     }
 
-    pub(super) fn launch(&mut self, id: RevisionId) -> Option<ReplicaId> {
-        let revision = self.revisions.get_mut(id.0)?;
-        let replica = ReplicaId(self.replicas.insert(Replica::new(id)));
-        revision.replicas.push(replica);
+    /// Launches a replica, if there is memory for it.
+    fn launch(&mut self, id: RevisionId) -> bool {
+        let memory = self.reserve_memory(id);
+        let Some(revision) = self.revisions.get_mut(id.0) else {
+            return false;
+        };
+        revision.no_memory = memory.err();
+        let Ok(memory) = memory else {
+            self.put_off(id);
+            return false;
+        };
+        let replica = ReplicaId(self.replicas.insert(Replica::new(id, self.now, memory)));
+        revision.fleet.ids.push(replica);
         revision.counters.launches += 1;
         self.actions.push(Action::Launch {
             revision: id,
             replica,
         });
-        Some(replica)
+        self.keep_scaled(id);
+        true
     }
 }

@@ -1,18 +1,28 @@
+mod policies;
+
 use super::*;
-use crate::{Cost, FailReason, Staging};
+use crate::{BatchLimit, Cost, FailReason, RevisionSnapshot, Snapshot, Staging};
 
 const PICTURE: Staging = Staging::Reported;
 const CREDITS: ReplicaCredits = ReplicaCredits {
     slots: 1,
+    cores: 1,
     stage_entries: 4,
     stage_bytes: 1000,
     stage_pixels: 1000,
 };
 
-/// A scheduler with one revision, whose entries are letters.
+/// A scheduler with one revision, whose entries are letters. As many replicas of it are launched as
+/// a test asks for.
 struct Fixture {
     scheduler: Scheduler<char>,
     revision: RevisionId,
+    /// Launched and not yet given to the test.
+    starting: Vec<ReplicaId>,
+    /// Drained and not yet looked at by the test.
+    seen: Vec<Action<char>>,
+    /// Runs not ended, by their names.
+    runs: Vec<(ReplicaId, Key)>,
 }
 
 fn ms(ms: u64) -> Time {
@@ -25,27 +35,60 @@ fn tensor(bucket: u64) -> Staging {
 
 fn with_limits(limits: RevisionLimits) -> Fixture {
     let mut scheduler = Scheduler::new();
-    let revision = scheduler.add_revision(limits);
-    Fixture {
+    let revision = scheduler.add_revision(ms(0), limits);
+    let mut f = Fixture {
         scheduler,
         revision,
+        starting: Vec::new(),
+        seen: Vec::new(),
+        runs: Vec::new(),
+    };
+    f.starting = f.launched();
+    f
+}
+
+/// A revision that keeps so many replicas, and is known to take 1 ms for a batch of any size. Of one
+/// without batches nothing is known.
+fn with_replicas(n: usize, max_batch: u32) -> Fixture {
+    let mut f = with_limits(RevisionLimits {
+        max_batch,
+        min_scale: n,
+        max_scale: n,
+        ..RevisionLimits::default()
+    });
+    if max_batch > 1 {
+        f.seed(&[(1, 1), (max_batch, 1)]);
     }
+    f
 }
 
 fn with_max_batch(max_batch: u32) -> Fixture {
-    with_limits(RevisionLimits {
-        max_batch,
-        ..RevisionLimits::default()
-    })
+    with_replicas(1, max_batch)
+}
+
+/// A revision with no replica before one is asked for.
+fn cold() -> Fixture {
+    with_limits(RevisionLimits::default())
 }
 
 impl Fixture {
-    /// Adds a replica that is up.
+    /// Returns a replica that is up.
     fn replica(&mut self, credits: ReplicaCredits) -> ReplicaId {
-        let replica = self.scheduler.add_replica(ms(0), self.revision).unwrap();
+        let replica = self.starting.remove(0);
         self.scheduler.replica_up(ms(0), replica, credits);
-        self.actions();
         replica
+    }
+
+    /// Tells how many milliseconds batches of some sizes take, of buckets 0 to 2.
+    fn seed(&mut self, points: &[(u32, u64)]) {
+        let points: Vec<_> = points
+            .iter()
+            .map(|(items, ms)| (*items, Duration::from_millis(*ms)))
+            .collect();
+        for bucket in 0..3 {
+            self.scheduler
+                .seed_curve(self.revision, Bucket(bucket), &points);
+        }
     }
 
     fn try_offer(
@@ -60,6 +103,7 @@ impl Fixture {
             deadline,
             cost,
             staging,
+            class: Class::Interactive,
         };
         self.scheduler.offer(now, self.revision, offer, entry)
     }
@@ -69,19 +113,62 @@ impl Fixture {
             .unwrap()
     }
 
-    fn actions(&mut self) -> Vec<Action<char>> {
+    /// Takes what there is to do, and notes the runs.
+    fn look(&mut self) {
         let mut actions = Vec::new();
         self.scheduler.drain_actions(&mut actions);
-        actions
+        for action in actions {
+            if let Action::Run { replica, batch, .. } = &action {
+                self.runs.push((*replica, batch[0]));
+            }
+            self.seen.push(action);
+        }
+    }
+
+    /// What was to be done since the last look. Why a batch was no larger is left to `choices`.
+    fn actions(&mut self) -> Vec<Action<char>> {
+        self.look();
+        for action in &mut self.seen {
+            if let Action::Run { why, .. } = action {
+                *why = BatchLimit::Ready;
+            }
+        }
+        std::mem::take(&mut self.seen)
     }
 
     /// The batches run since the last look.
     fn batches(&mut self) -> Vec<(ReplicaId, Vec<Key>)> {
         let run = |action| match action {
-            Action::Run { replica, batch } => Some((replica, batch)),
+            Action::Run { replica, batch, .. } => Some((replica, batch)),
             _ => None,
         };
         self.actions().into_iter().filter_map(run).collect()
+    }
+
+    /// The sizes of the batches run since the last look, and why they were no larger.
+    fn choices(&mut self) -> Vec<(usize, BatchLimit)> {
+        self.look();
+        let run = |action| match action {
+            Action::Run { batch, why, .. } => Some((batch.len(), why)),
+            _ => None,
+        };
+        std::mem::take(&mut self.seen)
+            .into_iter()
+            .filter_map(run)
+            .collect()
+    }
+
+    /// The oldest run of a replica ends.
+    fn freed(&mut self, now: Time, replica: ReplicaId) {
+        self.look();
+        let oldest = self.runs.iter().position(|(at, _)| *at == replica);
+        let (_, run) = self.runs.remove(oldest.expect("something runs"));
+        self.scheduler.slot_freed(now, replica, run);
+    }
+
+    fn answered(&mut self, now: Time, replica: ReplicaId, key: Key) -> Option<char> {
+        let answered = self.scheduler.answered(now, replica, key);
+        answered.map(|answered| answered.entry)
     }
 
     fn launched(&mut self) -> Vec<ReplicaId> {
@@ -93,7 +180,7 @@ impl Fixture {
     }
 
     fn state(&self) -> RevisionSnapshot {
-        self.scheduler.snapshot().revisions.remove(0)
+        self.scheduler.revision(self.revision).unwrap()
     }
 }
 
@@ -109,6 +196,7 @@ fn run(replica: ReplicaId, batch: &[Key]) -> Action<char> {
     Action::Run {
         replica,
         batch: batch.to_vec(),
+        why: BatchLimit::Ready,
     }
 }
 
@@ -140,27 +228,32 @@ fn a_batch_forms_while_the_slot_is_busy_and_runs_the_moment_it_is_free() {
     let b = f.offer(10, tensor(0), 'b');
     let c = f.offer(9, tensor(0), 'c');
     assert_eq!(f.batches(), [(replica, vec![a])]);
-    f.scheduler.slot_freed(ms(1), replica);
+    f.freed(ms(1), replica);
     assert_eq!(f.batches(), [(replica, vec![c, b])]);
 }
 
 #[test]
 fn the_most_urgent_entry_decides_the_bucket_and_the_next_slot_takes_another() {
-    let mut f = with_max_batch(8);
+    let mut f = with_limits(RevisionLimits {
+        max_batch: 8,
+        min_scale: 1,
+        ..RevisionLimits::default()
+    });
+    f.seed(&[(1, 50), (8, 50)]);
     let replica = f.replica(ReplicaCredits {
         slots: 2,
         stage_entries: 8,
         ..CREDITS
     });
-    f.offer(10, tensor(0), 'x');
-    f.offer(10, tensor(0), 'y');
-    let a = f.offer(10, tensor(1), 'a');
-    let b = f.offer(8, tensor(2), 'b');
-    let c = f.offer(11, tensor(2), 'c');
+    f.offer(1000, tensor(0), 'x');
+    f.offer(1000, tensor(0), 'y');
+    let a = f.offer(1000, tensor(1), 'a');
+    let b = f.offer(800, tensor(2), 'b');
+    let c = f.offer(1100, tensor(2), 'c');
     f.actions();
-    f.scheduler.slot_freed(ms(1), replica);
+    f.freed(ms(1), replica);
     assert_eq!(f.batches(), [(replica, vec![b, c])]);
-    f.scheduler.slot_freed(ms(1), replica);
+    f.freed(ms(1), replica);
     assert_eq!(f.batches(), [(replica, vec![a])]);
 }
 
@@ -180,7 +273,7 @@ fn a_batch_holds_no_more_items_than_the_limit_and_a_larger_entry_runs_alone() {
     let (a, b, c, large) = (offer(10, 2), offer(11, 2), offer(12, 1), offer(13, 9));
     f.actions();
     for expected in [vec![a, b], vec![c], vec![large]] {
-        f.scheduler.slot_freed(ms(1), replica);
+        f.freed(ms(1), replica);
         assert_eq!(f.batches(), [(replica, expected)]);
     }
 }
@@ -189,22 +282,19 @@ fn a_batch_holds_no_more_items_than_the_limit_and_a_larger_entry_runs_alone() {
 fn what_waited_for_a_cold_replica_makes_one_batch() {
     let mut f = with_max_batch(3);
     let keys: Vec<Key> = (0..4).map(|n| f.offer(10 + n, tensor(0), 'a')).collect();
-    let [replica] = f.launched()[..] else {
-        panic!("expected one launch");
-    };
-    f.scheduler.replica_up(ms(5), replica, CREDITS);
+    let replica = f.replica(CREDITS);
     assert_eq!(f.batches(), [(replica, keys[..3].to_vec())]);
 }
 
 #[test]
 fn the_idle_replica_used_last_comes_first_and_then_the_one_with_most_room() {
-    let mut f = with_max_batch(8);
+    let mut f = with_replicas(2, 8);
     let cold = f.replica(CREDITS);
     let warm = f.replica(CREDITS);
     f.offer(10, tensor(0), 'x');
     f.offer(10, tensor(0), 'y');
-    f.scheduler.slot_freed(ms(1), cold);
-    f.scheduler.slot_freed(ms(2), warm);
+    f.freed(ms(1), cold);
+    f.freed(ms(2), warm);
     f.actions();
     let a = f.offer(10, tensor(0), 'a');
     let b = f.offer(10, tensor(0), 'b');
@@ -217,16 +307,14 @@ fn the_idle_replica_used_last_comes_first_and_then_the_one_with_most_room() {
 
 #[test]
 fn an_idle_replica_takes_over_half_of_what_is_staged_at_a_busy_one() {
-    let mut f = with_max_batch(8);
+    let mut f = with_replicas(2, 8);
     let busy = f.replica(CREDITS);
     let running = f.offer(10, tensor(0), 'x');
     let a = f.offer(11, tensor(0), 'a');
     let b = f.offer(12, tensor(0), 'b');
     let c = f.offer(13, tensor(0), 'c');
     f.actions();
-    let idle = f.scheduler.add_replica(ms(1), f.revision).unwrap();
-    f.actions();
-    f.scheduler.replica_up(ms(1), idle, CREDITS);
+    let idle = f.replica(CREDITS);
     let (replica, key) = (busy, a);
     assert_eq!(
         f.actions(),
@@ -238,30 +326,32 @@ fn an_idle_replica_takes_over_half_of_what_is_staged_at_a_busy_one() {
             run(idle, &[a, b]),
         ]
     );
-    f.scheduler.slot_freed(ms(2), busy);
+    f.freed(ms(2), busy);
     assert_eq!(f.batches(), [(busy, vec![c])]);
-    assert_eq!(f.scheduler.answered(ms(2), busy, running), Some('x'));
+    assert_eq!(f.answered(ms(2), busy, running), Some('x'));
 }
 
 #[test]
 fn an_entry_changes_its_replica_only_once() {
-    let mut f = with_max_batch(1);
-    let first = f.replica(CREDITS);
+    let mut f = with_replicas(2, 1);
+    let first = f.replica(ReplicaCredits {
+        stage_entries: 2,
+        ..CREDITS
+    });
     f.offer(10, tensor(0), 'x');
     let a = f.offer(11, PICTURE, 'a');
     f.scheduler.staged(ms(1), first, a, Bucket(0));
-    let second = f.scheduler.add_replica(ms(1), f.revision).unwrap();
-    f.scheduler.replica_up(ms(1), second, CREDITS);
+    let second = f.replica(CREDITS);
     assert_eq!(f.state().counters.taken_back, 1);
     // The second is busy by the time it has prepared `a`, and now the first is idle.
     let y = f.offer(5, tensor(0), 'y');
     f.actions();
-    f.scheduler.slot_freed(ms(2), first);
+    f.freed(ms(2), first);
     f.scheduler.staged(ms(2), second, a, Bucket(0));
     assert_eq!(f.state().counters.taken_back, 1);
     assert_eq!(f.actions(), []);
-    f.scheduler.answered(ms(3), second, y);
-    f.scheduler.slot_freed(ms(3), second);
+    f.answered(ms(3), second, y);
+    f.freed(ms(3), second);
     assert_eq!(f.batches(), [(second, vec![a])]);
 }
 
@@ -341,7 +431,7 @@ fn a_more_urgent_entry_takes_the_room_of_the_least_urgent_staged_one_once() {
         f.actions(),
         [Action::Forget { replica, key }, stage(replica, urgent, 'u')]
     );
-    f.scheduler.slot_freed(ms(1), replica);
+    f.freed(ms(1), replica);
     assert_eq!(f.batches(), [(replica, vec![urgent])]);
     // `b` is staged again, and stays although `v` is more urgent; `a` gives way.
     f.offer(11, tensor(0), 'v');
@@ -387,11 +477,13 @@ fn an_entry_expires_where_it_waits_and_where_it_is_staged() {
             },
             Action::Expire {
                 entry: 'a',
-                key: staged
+                key: staged,
+                is_hopeless: false,
             },
             Action::Expire {
                 entry: 'b',
-                key: waiting
+                key: waiting,
+                is_hopeless: false,
             },
         ]
     );
@@ -406,10 +498,14 @@ fn an_entry_that_expires_while_it_runs_keeps_its_slot_and_loses_its_answer() {
     let b = f.offer(100, tensor(0), 'b');
     f.actions();
     f.scheduler.advance(ms(10));
-    assert_eq!(f.actions(), [Action::Expire { entry: 'a', key: a }]);
-    assert_eq!(f.scheduler.answered(ms(11), replica, a), None);
+    assert_eq!(f.actions(), [Action::Expire {
+            entry: 'a',
+            key: a,
+            is_hopeless: false,
+        }]);
+    assert_eq!(f.answered(ms(11), replica, a), None);
     assert_eq!(f.actions(), []);
-    f.scheduler.slot_freed(ms(12), replica);
+    f.freed(ms(12), replica);
     assert_eq!(f.batches(), [(replica, vec![b])]);
 }
 
@@ -421,7 +517,7 @@ fn an_expired_entry_does_not_get_into_a_batch_although_nobody_advanced_the_time(
     f.offer(10, tensor(0), 'a');
     let b = f.offer(100, tensor(0), 'b');
     f.actions();
-    f.scheduler.slot_freed(ms(10), replica);
+    f.freed(ms(10), replica);
     assert_eq!(f.batches(), [(replica, vec![b])]);
 }
 
@@ -430,8 +526,8 @@ fn an_answer_in_hand_counts_although_the_deadline_has_just_passed() {
     let mut f = with_max_batch(1);
     let replica = f.replica(CREDITS);
     let a = f.offer(10, tensor(0), 'a');
-    assert_eq!(f.scheduler.answered(ms(11), replica, a), Some('a'));
-    assert_eq!(f.scheduler.answered(ms(11), replica, a), None);
+    assert_eq!(f.answered(ms(11), replica, a), Some('a'));
+    assert_eq!(f.answered(ms(11), replica, a), None);
 }
 
 #[test]
@@ -469,7 +565,7 @@ fn an_error_for_an_entry_that_never_ran_frees_its_room() {
     let corrupt = f.offer(10, PICTURE, 'a');
     let next = f.offer(11, PICTURE, 'b');
     f.actions();
-    assert_eq!(f.scheduler.answered(ms(1), replica, corrupt), Some('a'));
+    assert_eq!(f.answered(ms(1), replica, corrupt), Some('a'));
     assert_eq!(f.actions(), [stage(replica, next, 'b')]);
 }
 
@@ -480,6 +576,7 @@ fn the_queue_is_bounded_in_entries_and_in_bytes_and_running_ones_do_not_count() 
     let mut f = with_limits(RevisionLimits {
         queue_entries: 2,
         queue_bytes: 100,
+        min_scale: 1,
         ..RevisionLimits::default()
     });
     f.replica(CREDITS);
@@ -502,6 +599,7 @@ fn the_queue_is_bounded_in_entries_and_in_bytes_and_running_ones_do_not_count() 
 fn a_full_queue_says_when_it_will_have_run() {
     let mut f = with_limits(RevisionLimits {
         queue_entries: 3,
+        min_scale: 1,
         ..RevisionLimits::default()
     });
     let replica = f.replica(CREDITS);
@@ -514,27 +612,30 @@ fn a_full_queue_says_when_it_will_have_run() {
         f.offer(1000, tensor(0), 'a');
     }
     assert_eq!(refuse(&mut f, ms(0)), Duration::from_secs(1), "unmeasured");
-    f.scheduler.slot_freed(ms(10), replica);
+    f.freed(ms(10), replica);
     f.offer(1000, tensor(0), 'a');
-    assert_eq!(refuse(&mut f, ms(10)), Duration::from_millis(30));
-    // A run of 50 ms: the mean of 10 ms goes an eighth of the way there.
-    f.scheduler.slot_freed(ms(60), replica);
+    // One run and three that wait, 10 ms each: half of it is done in 20 ms.
+    assert_eq!(refuse(&mut f, ms(10)), Duration::from_millis(20));
+    // A run of 50 ms: what waited already was promised 10 ms each, the last one the mean of 30 ms.
+    f.freed(ms(60), replica);
     f.offer(1000, tensor(0), 'a');
-    assert_eq!(refuse(&mut f, ms(60)), Duration::from_millis(45));
+    assert_eq!(refuse(&mut f, ms(60)), Duration::from_millis(40));
 }
 
 #[test]
 fn the_slots_of_all_replicas_that_live_empty_the_queue() {
     let mut f = with_limits(RevisionLimits {
         queue_entries: 2,
+        min_scale: 2,
+        max_scale: 2,
         ..RevisionLimits::default()
     });
     let (first, second) = (f.replica(CREDITS), f.replica(CREDITS));
     for _ in 0..4 {
         f.offer(1000, tensor(0), 'a');
     }
-    f.scheduler.slot_freed(ms(10), first);
-    f.scheduler.slot_freed(ms(10), second);
+    f.freed(ms(10), first);
+    f.freed(ms(10), second);
     for _ in 0..2 {
         f.offer(1000, tensor(0), 'a');
     }
@@ -548,7 +649,7 @@ fn the_slots_of_all_replicas_that_live_empty_the_queue() {
     // The two that ran at the second wait again.
     let waiting = f.state().waiting + f.state().staged;
     assert_eq!(waiting, 4);
-    assert_eq!(refuse(&mut f), Duration::from_millis(40));
+    assert_eq!(refuse(&mut f), Duration::from_millis(25));
 }
 
 #[test]
@@ -576,7 +677,9 @@ fn a_retired_revision_serves_what_it_has_and_then_stops_its_replicas() {
         .unwrap_err();
     assert_eq!(refused.reason, RefusedReason::Retired);
     assert_eq!(f.actions(), []);
-    f.scheduler.answered(ms(2), replica, a);
+    f.answered(ms(2), replica, a);
+    assert_eq!(f.actions(), [], "its slot is not free");
+    f.freed(ms(2), replica);
     assert_eq!(f.actions(), [Action::Stop { replica }]);
     let refused = f
         .try_offer(ms(3), ms(5), Cost::default(), tensor(0), 'b')
@@ -589,7 +692,7 @@ fn a_retired_revision_serves_what_it_has_and_then_stops_its_replicas() {
 
 #[test]
 fn the_first_entry_launches_a_replica_and_the_second_none() {
-    let mut f = with_max_batch(1);
+    let mut f = cold();
     f.offer(10, tensor(0), 'a');
     assert_eq!(f.launched().len(), 1);
     f.offer(10, tensor(0), 'b');
@@ -601,8 +704,8 @@ fn a_replica_that_had_work_and_dies_is_replaced_at_once() {
     let mut f = with_max_batch(1);
     let replica = f.replica(CREDITS);
     let a = f.offer(10, tensor(0), 'a');
-    f.scheduler.slot_freed(ms(1), replica);
-    f.scheduler.answered(ms(1), replica, a);
+    f.freed(ms(1), replica);
+    f.answered(ms(1), replica, a);
     f.actions();
     f.scheduler.replica_down(ms(2), replica);
     assert_eq!(f.launched().len(), 1);
@@ -612,7 +715,7 @@ fn a_replica_that_had_work_and_dies_is_replaced_at_once() {
 
 #[test]
 fn failed_starts_wait_twice_as_long_each_time_and_then_fail_what_waits() {
-    let mut f = with_max_batch(1);
+    let mut f = cold();
     let key = f.offer(100_000, tensor(0), 'a');
     for (dies, restarts) in [(0, 100), (100, 300)] {
         let [replica] = f.launched()[..] else {
@@ -645,18 +748,23 @@ fn failed_starts_wait_twice_as_long_each_time_and_then_fail_what_waits() {
 }
 
 #[test]
-fn a_replica_that_comes_up_and_dies_idle_has_not_started() {
+fn replicas_that_come_up_and_die_idle_are_replaced_at_once_until_it_is_a_series() {
     let mut f = with_max_batch(1);
-    let replica = f.replica(CREDITS);
+    let mut replica = f.replica(CREDITS);
+    for _ in 0..5 {
+        f.scheduler.replica_down(ms(1), replica);
+        replica = f.launched()[0];
+        f.scheduler.replica_up(ms(1), replica, CREDITS);
+    }
     f.scheduler.replica_down(ms(1), replica);
     assert_eq!(f.launched(), []);
-    assert_eq!(f.scheduler.next_wake(), Some(ms(101)));
+    assert_eq!(f.state().start_after, ms(101));
 }
 
 #[test]
 fn a_replica_that_lived_long_is_replaced_at_once_although_it_had_no_work() {
     let mut f = with_max_batch(1);
-    let replica = f.scheduler.add_replica(ms(0), f.revision).unwrap();
+    let replica = f.starting.remove(0);
     f.scheduler.replica_down(ms(0), replica);
     f.actions();
     f.scheduler.advance(ms(100));
@@ -672,25 +780,21 @@ fn a_replica_that_lived_long_is_replaced_at_once_although_it_had_no_work() {
 
 #[test]
 fn an_answer_makes_up_for_the_starts_that_failed() {
-    let mut f = with_max_batch(1);
+    let mut f = cold();
     let key = f.offer(1000, tensor(0), 'a');
     let failed = f.launched()[0];
     f.scheduler.replica_down(ms(0), failed);
     f.scheduler.advance(ms(100));
     let replica = f.launched()[0];
     f.scheduler.replica_up(ms(100), replica, CREDITS);
-    f.scheduler.answered(ms(101), replica, key);
+    f.answered(ms(101), replica, key);
     assert_eq!(f.state().failed_starts, 0);
 }
 
 #[test]
 fn after_a_failed_start_replicas_are_launched_one_at_a_time() {
-    let mut f = with_max_batch(1);
-    for _ in 0..2 {
-        let replica = f.scheduler.add_replica(ms(0), f.revision).unwrap();
-        f.scheduler.replica_up(ms(0), replica, CREDITS);
-    }
-    for replica in f.launched() {
+    let mut f = with_replicas(2, 1);
+    for replica in std::mem::take(&mut f.starting) {
         f.scheduler.replica_down(ms(0), replica);
     }
     f.scheduler.advance(ms(200));
@@ -708,7 +812,7 @@ fn after_a_death_what_ran_is_retried_alone_and_what_was_staged_goes_on_unharmed(
     let a = f.offer(100, tensor(0), 'a');
     let b = f.offer(200, PICTURE, 'b');
     let c = f.offer(300, tensor(0), 'c');
-    f.scheduler.slot_freed(ms(1), first);
+    f.freed(ms(1), first);
     // Now `a` is being post-processed, `b` prepared, and `c` runs.
     let d = f.offer(400, tensor(0), 'd');
     f.actions();
@@ -719,9 +823,9 @@ fn after_a_death_what_ran_is_retried_alone_and_what_was_staged_goes_on_unharmed(
     };
     f.scheduler.replica_up(ms(3), second, CREDITS);
     assert_eq!(f.actions(), [stage(second, a, 'a'), run(second, &[a])]);
-    f.scheduler.answered(ms(4), second, a);
+    f.answered(ms(4), second, a);
     assert_eq!(f.actions(), [], "its slot is not free");
-    f.scheduler.slot_freed(ms(4), second);
+    f.freed(ms(4), second);
     assert_eq!(f.actions(), [stage(second, b, 'b')]);
     f.scheduler.staged(ms(5), second, b, Bucket(0));
     assert_eq!(f.actions(), [run(second, &[b])]);
@@ -736,15 +840,15 @@ fn after_a_death_what_ran_is_retried_alone_and_what_was_staged_goes_on_unharmed(
     };
     f.scheduler.replica_up(ms(7), third, CREDITS);
     assert_eq!(f.batches(), [(third, vec![c])]);
-    f.scheduler.slot_freed(ms(8), third);
+    f.freed(ms(8), third);
     assert_eq!(f.actions(), [], "`c` is being post-processed");
-    f.scheduler.answered(ms(8), third, c);
+    f.answered(ms(8), third, c);
     assert_eq!(f.actions(), [stage(third, d, 'd'), run(third, &[d])]);
 }
 
 #[test]
 fn a_suspect_waits_for_a_replica_to_run_dry_and_is_not_overtaken_by_less_urgent_ones() {
-    let mut f = with_max_batch(1);
+    let mut f = with_replicas(2, 1);
     f.replica(CREDITS);
     f.replica(CREDITS);
     let a = f.offer(100, tensor(0), 'a');
@@ -756,12 +860,12 @@ fn a_suspect_waits_for_a_replica_to_run_dry_and_is_not_overtaken_by_less_urgent_
     f.actions();
     let c = f.offer(200, tensor(0), 'c');
     assert_eq!(f.actions(), [], "`c` waits behind `a`, and `a` for `b`");
-    f.scheduler.slot_freed(ms(2), lives);
+    f.freed(ms(2), lives);
     assert_eq!(f.actions(), []);
-    f.scheduler.answered(ms(2), lives, b);
+    f.answered(ms(2), lives, b);
     assert_eq!(f.batches(), [(lives, vec![a])]);
-    f.scheduler.answered(ms(3), lives, a);
-    f.scheduler.slot_freed(ms(3), lives);
+    f.answered(ms(3), lives, a);
+    f.freed(ms(3), lives);
     assert_eq!(f.batches(), [(lives, vec![c])]);
 }
 
@@ -769,14 +873,15 @@ fn a_suspect_waits_for_a_replica_to_run_dry_and_is_not_overtaken_by_less_urgent_
 
 #[test]
 fn events_of_a_replica_that_does_not_hold_the_entry_are_ignored() {
-    let mut f = with_max_batch(1);
+    let mut f = with_replicas(2, 1);
     let holder = f.replica(CREDITS);
     let key = f.offer(10, PICTURE, 'a');
     let other = f.replica(CREDITS);
+    f.actions();
     f.scheduler.staged(ms(1), other, key, Bucket(0));
-    f.scheduler.slot_freed(ms(1), other);
+    f.scheduler.slot_freed(ms(1), other, key);
     f.scheduler.replica_up(ms(1), other, CREDITS);
-    assert_eq!(f.scheduler.answered(ms(1), other, key), None);
+    assert_eq!(f.answered(ms(1), other, key), None);
     f.scheduler
         .staged(ms(1), holder, Key::from_bits(77), Bucket(0));
     assert_eq!(f.actions(), []);

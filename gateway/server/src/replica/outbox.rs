@@ -107,5 +107,6 @@ fn to_wire(key: Key, entry: &Entry) -> wire::Entry {
         ),
         stage_only: true,
         parts_bytes: None,
+        trace: entry.trace,
     }
 }

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use axum::Extension;
 use axum::body::Body;
 use axum::extract::{Path, State};
 use axum::response::{IntoResponse as _, Response};
@@ -15,12 +16,14 @@ use super::body::refuse;
 use super::{Admission, ApiError, Front, for_bytes, with_timing};
 use crate::entry::Deadline;
 use crate::revision::Revision;
+use crate::trace::Trace;
 
 const JSON_LENGTH: HeaderName = HeaderName::from_static("inference-header-content-length");
 
 pub(super) async fn infer(
     State(front): State<Arc<Front>>,
     Path(name): Path<String>,
+    trace: Option<Extension<Trace>>,
     headers: HeaderMap,
     body: Body,
 ) -> Result<Response, ApiError> {
@@ -28,12 +31,13 @@ pub(super) async fn infer(
         Ok(revision) => revision,
         Err(error) => return Err(refuse(body, error)),
     };
-    front.infer(&revision, &headers, body).await
+    front.infer(&revision, trace, &headers, body).await
 }
 
 pub(super) async fn infer_version(
     State(front): State<Arc<Front>>,
     Path((name, version)): Path<(String, String)>,
+    trace: Option<Extension<Trace>>,
     headers: HeaderMap,
     body: Body,
 ) -> Result<Response, ApiError> {
@@ -41,13 +45,14 @@ pub(super) async fn infer_version(
         Ok(revision) => revision,
         Err(error) => return Err(refuse(body, error)),
     };
-    front.infer(&revision, &headers, body).await
+    front.infer(&revision, trace, &headers, body).await
 }
 
 impl Front {
     async fn infer(
         &self,
-        revision: &Revision,
+        revision: &Arc<Revision>,
+        trace: Option<Extension<Trace>>,
         headers: &HeaderMap,
         body: Body,
     ) -> Result<Response, ApiError> {
@@ -58,16 +63,18 @@ impl Front {
             ))
             .into());
         }
-        let deadline = self.deadline(headers, revision)?;
+        let mut terms = self.terms(headers, revision, trace.map(|Extension(trace)| trace))?;
         let json_bytes = json_bytes(headers)?;
-        let (body, mut reservation) = self.read(headers, body, deadline).await?;
+        let (body, mut reservation) = self.read(headers, body, terms.deadline).await?;
 
         let mut request = for_bytes(json_bytes.unwrap_or(body.len()), || {
             InferRequest::parse(&body, json_bytes, |bytes| reservation.grow(bytes))
         })?;
         // The protocol's own parameter may only shorten what holds.
         let own = request.timeout.map(Deadline::after);
-        let deadline = own.filter(|own| own.at < deadline.at).unwrap_or(deadline);
+        if let Some(own) = own.filter(|own| own.at < terms.deadline.at) {
+            terms.deadline = own;
+        }
         let inputs = std::mem::take(&mut request.inputs);
         let checked = CheckedInputs::check(&revision.model.spec, inputs)?;
         let bytes: usize = checked.inputs.iter().map(|input| input.data.len()).sum();
@@ -87,7 +94,7 @@ impl Front {
             Staging::Reported
         };
         let admission = Admission {
-            deadline,
+            terms,
             cost,
             staging,
             reservation: Arc::new(reservation),

@@ -2,10 +2,10 @@
 
 use std::sync::Arc;
 
-use axum::Json;
 use axum::body::Body;
 use axum::extract::{Path, RawQuery, State};
 use axum::response::{IntoResponse as _, Response};
+use axum::{Extension, Json};
 use bytes::Bytes;
 use futures_util::future::join_all;
 use gateway_scheduler::{Cost, Staging};
@@ -18,9 +18,9 @@ use workers_protocol::{DrawFormat, InferError, PictureHeader, PictureOptions, Te
 
 use super::body::refuse;
 use super::picture::pictures;
-use super::{Admission, Answered, ApiError, Front, with_timing};
-use crate::entry::Deadline;
+use super::{Admission, Answered, ApiError, Front, Terms, with_timing};
 use crate::revision::Revision;
+use crate::trace::Trace;
 
 /// What is found in one picture.
 #[derive(Serialize)]
@@ -67,15 +67,17 @@ pub(super) async fn run(
     State(front): State<Arc<Front>>,
     Path(name): Path<String>,
     RawQuery(query): RawQuery,
+    trace: Option<Extension<Trace>>,
     headers: HeaderMap,
     body: Body,
 ) -> Result<Response, ApiError> {
-    let (revision, options, deadline) = match terms(&front, &name, query.as_deref(), &headers) {
+    let trace = trace.map(|Extension(trace)| trace);
+    let (revision, options, terms) = match asked(&front, &name, query.as_deref(), &headers, trace) {
         Ok(terms) => terms,
         Err(error) => return Err(refuse(body, error)),
     };
 
-    let (body, mut reservation) = front.read(&headers, body, deadline).await?;
+    let (body, mut reservation) = front.read(&headers, body, terms.deadline).await?;
     let pictures = pictures(body, &mut reservation).await?;
     let reservation = Arc::new(reservation);
     let admission = |picture: &Bytes| {
@@ -93,7 +95,7 @@ pub(super) async fn run(
             items: 1,
         };
         Ok(Admission {
-            deadline,
+            terms,
             cost,
             staging: Staging::Reported,
             reservation: Arc::clone(&reservation),
@@ -133,12 +135,13 @@ pub(super) async fn run(
 }
 
 /// Checks everything that can be checked before the body is read.
-fn terms(
+fn asked(
     front: &Front,
     name: &str,
     query: Option<&str>,
     headers: &HeaderMap,
-) -> Result<(Arc<Revision>, PictureOptions, Deadline), InferError> {
+    trace: Option<Trace>,
+) -> Result<(Arc<Revision>, PictureOptions, Terms), InferError> {
     let revision = front.catalog.find(name, None)?;
     if revision.model.spec.task.is_none() {
         return Err(InferError::invalid(format!(
@@ -147,8 +150,8 @@ fn terms(
     }
     let mut options = options(query)?;
     options.draw = drawing(headers);
-    let deadline = front.deadline(headers, &revision)?;
-    Ok((revision, options, deadline))
+    let terms = front.terms(headers, &revision, trace)?;
+    Ok((revision, options, terms))
 }
 
 /// Answers for several pictures, in their order: 200 where any was read, else the first one's error.

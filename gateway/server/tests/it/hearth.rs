@@ -258,8 +258,12 @@ impl Hearth {
             .arg(store.path())
             .arg("--data")
             .arg(data.path())
-            // Tests run beside each other.
-            .args(["--worker-threads", "1"])
+            // Tests run beside each other, and count workers.
+            .env("HEARTH_WORKER_THREADS", "1")
+            .env("HEARTH_SPARE_WORKERS", "0")
+            .env("HEARTH_MEASURE_MODELS", "false")
+            // Tests halt workers.
+            .env("HEARTH_RUN_LIMIT_S", "600")
             .args(args)
             .envs(env.iter().copied())
             .stdin(Stdio::null())

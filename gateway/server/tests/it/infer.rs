@@ -70,7 +70,7 @@ fn tensors_go_in_and_out_as_json() {
         assert_eq!(answer.header("content-type"), Some("application/json"));
         // Two items of one request.
         let timing = answer.header("server-timing").unwrap();
-        assert!(timing.ends_with("batch;desc=\"2\""), "{timing}");
+        assert!(timing.contains("batch;desc=\"2: "), "{timing}");
     }
     hearth.stop();
 }

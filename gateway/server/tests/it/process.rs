@@ -133,6 +133,17 @@ fn a_worker_knows_nothing_of_the_gateways_secrets() {
 }
 
 #[test]
+fn what_a_terminal_interrupts_does_not_hit_workers() {
+    let hearth = warm(&[]);
+    let worker = worker(&hearth);
+    let stat = fs::read_to_string(format!("/proc/{worker}/stat")).unwrap();
+    let mut fields = stat.rsplit_once(") ").unwrap().1.split(' ');
+    // State, parent, process group (proc(5)).
+    assert_eq!(fields.nth(2), Some(worker.to_string().as_str()));
+    hearth.stop();
+}
+
+#[test]
 fn a_worker_that_is_killed_is_replaced_and_the_next_request_answered() {
     let hearth = warm(&[]);
     let worker = worker(&hearth);
@@ -206,8 +217,40 @@ fn a_request_that_two_workers_die_with_is_given_up() {
         "the worker died twice with this request; it is not tried again"
     );
     assert_eq!(hearth.metric("entries_poisoned_total", "slower"), 1.0);
-    assert_eq!(sum(&post()), 7.0);
+    let sentence = post().refusal(500);
+    assert!(
+        sentence.starts_with("this input ended two workers"),
+        "{sentence}"
+    );
+    // Everyone else is served.
+    let other = tensor_request("x", "FP32", &[1, 8], &[8; 8]);
+    let answer = hearth.post("/v2/models/slower/infer", other.as_bytes());
+    assert_eq!(sum(&answer), 8.0);
     assert_eq!(hearth.metric("entry_runs_most", "slower"), 2.0);
+    hearth.stop();
+}
+
+#[test]
+fn a_worker_that_hangs_is_noticed_and_its_requests_are_answered_by_another() {
+    let hearth = warm(&["--run-limit-s", "1"]);
+    let hung = worker(&hearth);
+    kill(hung, Signal::STOP);
+    assert_eq!(sum(&post(&hearth, 1)), 2.0);
+    assert!(!is_alive(hung));
+    assert_eq!(hearth.metric("worker_hangs_total", "add_one"), 1.0);
+    hearth.stop();
+}
+
+#[test]
+fn a_worker_that_nobody_calls_ends_and_the_next_request_starts_another() {
+    let hearth = warm(&["--idle-window-s", "1"]);
+    let first = worker(&hearth);
+    eventually("the worker ends", || {
+        hearth.workers().is_empty().then_some(())
+    });
+    assert_eq!(sum(&post(&hearth, 1)), 2.0);
+    assert_ne!(worker(&hearth), first);
+    assert_eq!(hearth.metric("worker_crashes_total", "add_one"), 0.0);
     hearth.stop();
 }
 

@@ -314,10 +314,16 @@ fn an_answer_says_where_its_time_went() {
             })
             .collect();
         let names: Vec<&str> = parts.iter().map(|(name, _)| name.as_str()).collect();
-        assert_eq!(names, ["queue", "cold", "decode", "infer", "post", "batch"]);
-        assert_eq!(parts[5].1, "desc=\"1\"");
+        assert_eq!(
+            names,
+            [
+                "queue", "room", "slot", "cold", "decode", "infer", "post", "batch"
+            ]
+        );
+        assert!(parts[7].1.starts_with("desc=\"1: "));
         let ms = |at: usize| -> f64 { parts[at].1.strip_prefix("dur=").unwrap().parse().unwrap() };
-        [0, 1, 2, 3, 4].map(ms)
+        // Room and slot are parts of the queue.
+        [0, 3, 4, 5, 6].map(ms)
     };
     let [queue, cold, decode, infer, post] = timings();
     assert!(

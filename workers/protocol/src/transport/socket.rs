@@ -36,14 +36,6 @@ impl Socket {
             full: None,
         })
     }
-
-    /// Returns the same socket, to shut it down while somebody else reads and writes it.
-    ///
-    /// # Errors
-    /// When there are no more descriptors.
-    pub fn handle(&self) -> io::Result<UnixStream> {
-        self.socket.get_ref().try_clone()
-    }
 }
 
 impl AsyncRead for Socket {
@@ -163,9 +155,10 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn both_ends_end_when_a_handle_shuts_the_socket_down() {
-        let (mut one, mut other) = pair();
-        let handle = one.handle().unwrap();
+    async fn both_ends_end_when_the_socket_is_shut_down_beside() {
+        let (one, other) = UnixStream::pair().unwrap();
+        let handle = one.try_clone().unwrap();
+        let (mut one, mut other) = (Socket::new(one).unwrap(), Socket::new(other).unwrap());
         handle.shutdown(Shutdown::Both).unwrap();
         assert_eq!(one.read(&mut [0; 8]).await.unwrap(), 0);
         assert_eq!(other.read(&mut [0; 8]).await.unwrap(), 0);

@@ -24,6 +24,7 @@ fn entry(sizes: &[usize]) -> Entry {
         timeout: Some(Duration::from_millis(250)),
         stage_only: true,
         parts_bytes: None,
+        trace: Some(TraceContext::root()),
     }
 }
 
@@ -119,6 +120,40 @@ fn events_survive_the_wire() {
             panic!("no answer");
         };
         assert_eq!(result, Err(error));
+    }
+}
+
+#[test]
+fn an_answer_survives_the_wire() {
+    let at = |nanos| UNIX_EPOCH + Duration::from_nanos(nanos);
+    let run = TraceContext::root();
+    let trail = Trail {
+        decode: at(1_700_000_000_123_456_789),
+        infer: at(1_700_000_000_223_456_789),
+        post: at(u64::MAX),
+        run,
+        links: vec![run.child(), TraceContext::root()],
+    };
+    for trail in [None, Some(Box::new(trail))] {
+        let answer = Answer {
+            outputs: entry(&[3]).inputs,
+            timing: Timing {
+                decode: Duration::from_micros(1),
+                infer: Duration::from_micros(2),
+                post: Duration::from_micros(3),
+                batch_size: 4,
+            },
+            trail,
+        };
+        let message = Event::Answer {
+            id: "7".to_owned(),
+            result: Ok(answer.clone()),
+        };
+        let Event::Answer { id, result } = Event::from_message(message.into_message()).unwrap()
+        else {
+            panic!("no answer");
+        };
+        assert_eq!((id.as_str(), result), ("7", Ok(answer)));
     }
 }
 

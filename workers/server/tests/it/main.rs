@@ -6,6 +6,8 @@
 )]
 
 mod ending;
+mod measure;
 mod plain;
 mod prepare;
+mod spare;
 mod worker;

@@ -6,7 +6,7 @@ use crate::worker::{command, version};
 
 fn verdict(manifest: &str, graph: &str) -> Preparation {
     let folder = version(manifest, graph);
-    let output = command("prepare", folder.path()).output().unwrap();
+    let output = command("prepare", folder.path(), 1).output().unwrap();
     assert!(output.status.success(), "{}", output.status);
     serde_json::from_slice(&output.stdout).unwrap()
 }

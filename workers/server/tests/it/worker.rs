@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
 use tonic::Streaming;
+use workers_protocol::Assignment;
 use workers_protocol::oip::grpc_inference_service_client::GrpcInferenceServiceClient;
 use workers_protocol::oip::model_infer_request::InferInputTensor;
 use workers_protocol::oip::{ModelInferRequest, ModelStreamInferResponse};
@@ -21,6 +22,8 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
 /// What a worker says, in the folder of its version.
 const LOG: &str = "worker.log";
+/// Its debug socket, there too.
+const SOCKET: &str = "sockets/worker.sock";
 
 pub(crate) type Client = GrpcInferenceServiceClient<Connection>;
 
@@ -37,10 +40,16 @@ pub(crate) fn version(manifest: &str, graph: &str) -> TempDir {
     folder
 }
 
-pub(crate) fn command(verb: &str, version: &Path) -> Command {
+/// Returns a command on a version, with this many cores, whether or not there are so many.
+pub(crate) fn command(verb: &str, version: &Path, threads: u32) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_hearth-worker"));
-    command.arg(verb).arg("--model").arg(version);
-    command.args(["--threads", "1"]).env_remove("RUST_LOG");
+    command
+        .arg(verb)
+        .arg("--model")
+        .arg(version)
+        .arg("--threads")
+        .arg(threads.to_string())
+        .env_remove("RUST_LOG");
     command
 }
 
@@ -71,11 +80,24 @@ impl Worker {
     }
 
     pub(crate) fn start_with(folder: TempDir, args: &[&OsStr]) -> Self {
-        let (wire, theirs) = UnixStream::pair().unwrap();
-        let process = command("serve", folder.path())
+        let mut command = command("serve", folder.path(), 1);
+        command
             .arg("--debug-socket")
-            .arg(folder.path().join("sockets/worker.sock"))
-            .args(args)
+            .arg(folder.path().join(SOCKET))
+            .args(args);
+        Self::spawn(folder, &mut command)
+    }
+
+    /// Starts one that waits for its assignment.
+    pub(crate) fn spare(folder: TempDir, args: &[&str]) -> Self {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_hearth-worker"));
+        command.arg("spare").args(args).env_remove("RUST_LOG");
+        Self::spawn(folder, &mut command)
+    }
+
+    fn spawn(folder: TempDir, command: &mut Command) -> Self {
+        let (wire, theirs) = UnixStream::pair().unwrap();
+        let process = command
             .stdin(Stdio::from(OwnedFd::from(theirs)))
             .stderr(File::create(folder.path().join(LOG)).unwrap())
             .spawn()
@@ -91,8 +113,25 @@ impl Worker {
         self.process.id()
     }
 
+    /// Returns what it has logged so far.
+    pub(crate) fn log(&self) -> String {
+        fs::read_to_string(self.folder.path().join(LOG)).unwrap()
+    }
+
     pub(crate) fn socket(&self) -> PathBuf {
-        self.folder.path().join("sockets/worker.sock")
+        self.folder.path().join(SOCKET)
+    }
+
+    /// Returns what it is to serve: the version in its folder, on one core.
+    pub(crate) fn assignment(&self) -> Assignment {
+        Assignment {
+            model: self.folder.path().to_owned(),
+            stages: Vec::new(),
+            threads: Some(1),
+            instances: None,
+            max_pixels: 1_000_000,
+            debug_socket: Some(self.socket()),
+        }
     }
 
     /// Connects to its debug socket, once that is there.
@@ -110,6 +149,11 @@ impl Worker {
     /// Closes its wire, as a gateway that ends does, and waits for its end.
     pub(crate) async fn close(&mut self) -> ExitStatus {
         self.wire.shutdown(Shutdown::Both).unwrap();
+        self.end().await
+    }
+
+    /// Waits for its end.
+    pub(crate) async fn end(&mut self) -> ExitStatus {
         eventually("the worker ends", || self.process.try_wait().unwrap()).await
     }
 }

@@ -1,0 +1,449 @@
+//! l(b): how long a batch of b items occupies a slot, learned from the runs themselves.
+//!
+//! - **What is measured** is the time from when a run could begin (it was named, or the run before
+//!   it ended, whichever is later) to its slot being free, as the gateway sees it: the engine, the
+//!   wire and whatever else shares the cores.
+//! - **Robust and slow to forget**: a mean per size that weighs the latest run by 1/16, in which a
+//!   run counts for at most four times what was expected.
+//! - **The batch chosen** is the smallest whose cost per item is within 1 % of the lowest measured.
+//!   Where batches cost more than their parts (convolutions on a CPU) that is 1, so batching is
+//!   never worse than none. Clipper (NSDI 2017, § 4.3) climbs by additive steps and backs off; sizes
+//!   that double find the same knee in log₂ steps, and what was measured once is kept.
+//! - **Exploring** is a climb by doubling while it lowers the cost per item, and later one run
+//!   beside the best size now and then, ever more rarely: at most one run in 64.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use crate::Bucket;
+
+/// The latest run's weight in the mean of its size is one in this many.
+const MEMORY: u32 = 16;
+
+/// A run counts for at most this many times what was expected.
+const OUTLIER: f64 = 4.0;
+
+/// Runs shorter than this, in nanoseconds, are all alike: less is noise, and of nothing no multiple
+/// is an outlier.
+const RESOLUTION: f64 = 10_000.0;
+
+/// The longest run that is believed without having been seen.
+const MOST_SEEDED: Duration = Duration::from_secs(3600);
+
+/// Runs after which a size may be chosen, and after which outliers are cut.
+const TRUSTED: u32 = 2;
+
+/// A larger batch has to cost this much less per item.
+const GAIN: f64 = 0.99;
+
+/// Runs between two probes, at first and at most; it doubles with every probe that found nothing.
+const PROBE_GAP: u64 = 64;
+const MAX_PROBE_GAP: u64 = 4096;
+
+/// Shapes of inputs told apart per revision; of more, the one not used for longest is forgotten.
+const MAX_BUCKETS: usize = 32;
+
+/// The learned curve of one bucket.
+#[derive(Clone, Debug)]
+pub(crate) struct Curve {
+    max_batch: u32,
+    /// By [`place_of`].
+    points: Vec<Point>,
+    /// The size to choose when there is enough to choose from.
+    best: u32,
+    /// The size to be tried next, while climbing; 0 afterwards.
+    climb: u32,
+    n_runs: u64,
+    probe_at: u64,
+    probe_gap: u64,
+    /// The last probe was above the best size, so the next is below.
+    probed_above: bool,
+}
+
+/// The mean of one size, in nanoseconds, and the runs in it, up to [`MEMORY`].
+#[derive(Clone, Copy, Debug, Default)]
+struct Point {
+    nanos: f64,
+    weight: u32,
+}
+
+/// The curves of a revision.
+#[derive(Clone, Debug)]
+pub(crate) struct Curves {
+    max_batch: u32,
+    by_bucket: BTreeMap<Bucket, (u64, Curve)>,
+    /// The bucket of the latest run: what an entry is taken for until its own is known.
+    latest: Option<Bucket>,
+    n_runs: u64,
+}
+
+/// Sizes up to 16 have a point each, further ones eight an octave, so no size is more than an
+/// eighth above the one it is counted as.
+fn place_of(items: u32) -> usize {
+    if items < 16 {
+        return items.max(1) as usize - 1;
+    }
+    let octave = items.ilog2();
+    let step = (items >> (octave - 3)) & 7;
+    15 + (octave as usize - 4) * 8 + step as usize
+}
+
+/// Returns the smallest size at a place.
+fn size_at(place: usize) -> u32 {
+    if place < 15 {
+        return place as u32 + 1;
+    }
+    let octave = 4 + (place - 15) as u32 / 8;
+    let step = (place - 15) as u32 % 8;
+    (8 + step) << (octave - 3)
+}
+
+// === impl Curve ===
+
+impl Curve {
+    pub(crate) fn new(max_batch: u32) -> Self {
+        let max_batch = max_batch.max(1);
+        Self {
+            max_batch,
+            points: vec![Point::default(); place_of(max_batch) + 1],
+            best: 1,
+            climb: 1,
+            n_runs: 0,
+            probe_at: PROBE_GAP,
+            probe_gap: PROBE_GAP,
+            probed_above: false,
+        }
+    }
+
+    /// Takes in what was measured elsewhere; runs soon outweigh it. No time at all and more than
+    /// [`MOST_SEEDED`] are no measurements.
+    fn seed(&mut self, points: &[(u32, Duration)]) {
+        for &(items, duration) in points {
+            let Some(point) = self.points.get_mut(place_of(items)) else {
+                continue;
+            };
+            let is_measured = !duration.is_zero() && duration <= MOST_SEEDED;
+            if point.weight < TRUSTED && items > 0 && is_measured {
+                *point = Point {
+                    nanos: duration.as_nanos() as f64,
+                    weight: TRUSTED,
+                };
+                self.climb = 0;
+            }
+        }
+        self.choose_best();
+    }
+
+    /// Takes in a run.
+    fn observe(&mut self, items: u32, duration: Duration) {
+        let items = items.max(1);
+        let expected = self.nanos(items);
+        let Some(point) = self.points.get_mut(place_of(items)) else {
+            // An entry of more items than a batch runs alone, and says nothing of batches.
+            return;
+        };
+        let mut nanos = duration.as_nanos() as f64;
+        if let Some(expected) = expected
+            && point.weight >= TRUSTED
+        {
+            nanos = nanos.min((expected * OUTLIER).max(RESOLUTION));
+        }
+        point.weight = (point.weight + 1).min(MEMORY);
+        point.nanos += (nanos - point.nanos) / f64::from(point.weight);
+        self.n_runs += 1;
+        let best = self.best;
+        self.choose_best();
+        self.go_on_exploring(items, best);
+    }
+
+    fn choose_best(&mut self) {
+        let cost = |place: usize, point: &Point| point.nanos / f64::from(size_at(place));
+        let trusted = || {
+            let points = self.points.iter().enumerate();
+            points.filter(|(_, point)| point.weight >= TRUSTED)
+        };
+        let least = trusted()
+            .map(|(place, point)| cost(place, point))
+            .fold(f64::INFINITY, f64::min);
+        let best = trusted().find(|&(place, point)| cost(place, point) * GAIN <= least);
+        self.best = best
+            .map_or(1, |(place, _)| size_at(place))
+            .min(self.max_batch);
+    }
+
+    fn go_on_exploring(&mut self, items: u32, old_best: u32) {
+        if self.climb > 0 {
+            let is_known = |size| {
+                self.points
+                    .get(place_of(size))
+                    .is_some_and(|point: &Point| point.weight >= TRUSTED)
+            };
+            // Climbing ends at a size that did not become the best.
+            while self.climb > 0 && is_known(self.climb) {
+                let goes_on = self.best >= self.climb && self.climb < self.max_batch;
+                self.climb = match goes_on {
+                    true => (self.climb * 2).min(self.max_batch),
+                    false => 0,
+                };
+            }
+            self.probe_at = self.n_runs + self.probe_gap;
+            return;
+        }
+        if self.n_runs >= self.probe_at && Some(items) == self.probe_size() {
+            self.probe_gap = match self.best == old_best {
+                true => (self.probe_gap * 2).min(MAX_PROBE_GAP),
+                false => PROBE_GAP,
+            };
+            self.probe_at = self.n_runs + self.probe_gap;
+            self.probed_above = !self.probed_above;
+        }
+    }
+
+    fn probe_size(&self) -> Option<u32> {
+        let above = (self.best * 2).min(self.max_batch);
+        let below = (self.best / 2).max(1);
+        let size = match self.probed_above {
+            false if above > self.best => above,
+            _ => below,
+        };
+        let size = if size == self.best { above } else { size };
+        (size != self.best).then_some(size)
+    }
+
+    /// Returns how large a batch may be where so many items are ready, and whether to learn more.
+    /// While it climbs, what lies between two sizes is worth a try as well; later only the very size.
+    pub(crate) fn limit(&self, n_ready: u32) -> (u32, bool) {
+        match self.probe() {
+            Some(size) if self.climb > 0 || size <= n_ready => (size.max(self.climb), true),
+            _ => (self.best, false),
+        }
+    }
+
+    /// Returns the size worth trying now, if one is.
+    pub(crate) fn probe(&self) -> Option<u32> {
+        if self.climb > 0 {
+            return Some(self.climb);
+        }
+        self.probe_size().filter(|_| self.n_runs >= self.probe_at)
+    }
+
+    /// Returns the size to choose when there is enough to choose from.
+    pub(crate) fn best(&self) -> u32 {
+        self.best
+    }
+
+    /// Predicts how long a run of so many items takes, in nanoseconds. Between sizes that were
+    /// measured the curve is a line; beyond the largest, no gain is assumed.
+    pub(crate) fn nanos(&self, items: u32) -> Option<f64> {
+        let items = items.max(1);
+        let at = place_of(items).min(self.points.len() - 1);
+        let (below, above) = self.points.split_at(at + 1);
+        let is_known = |point: &Point| point.weight > 0;
+        let below = below.iter().rposition(is_known);
+        let above = above.iter().position(is_known).map(|past| at + 1 + past);
+        let nanos_at = |place: usize| self.points.get(place).map_or(0.0, |point| point.nanos);
+        match (below, above) {
+            (Some(below), _) if below == at && items <= self.max_batch => Some(nanos_at(below)),
+            (Some(below), None) => {
+                Some(nanos_at(below) * f64::from(items) / f64::from(size_at(below)))
+            }
+            (Some(below), Some(above)) => {
+                let (from, to) = (f64::from(size_at(below)), f64::from(size_at(above)));
+                let share = (f64::from(items) - from) / (to - from);
+                Some(nanos_at(below) + share * (nanos_at(above) - nanos_at(below)))
+            }
+            (None, Some(above)) => Some(nanos_at(above)),
+            (None, None) => None,
+        }
+    }
+
+    pub(crate) fn duration(&self, items: u32) -> Option<Duration> {
+        self.nanos(items)
+            .map(|nanos| Duration::from_nanos(nanos as u64))
+    }
+
+    /// Returns what an item costs in slot time where there are enough for the best batch, in
+    /// nanoseconds.
+    fn item_nanos(&self) -> Option<f64> {
+        Some(self.nanos(self.best)? / f64::from(self.best))
+    }
+
+    /// Returns the sizes that were measured, how long they take, and by how many runs it is known.
+    pub(crate) fn points(&self) -> impl Iterator<Item = (u32, Duration, u32)> {
+        let points = self.points.iter().enumerate();
+        points
+            .filter(|(_, point)| point.weight > 0)
+            .map(|(place, point)| {
+                let nanos = point.nanos as u64;
+                (size_at(place), Duration::from_nanos(nanos), point.weight)
+            })
+    }
+}
+
+// === impl Curves ===
+
+impl Curves {
+    pub(crate) fn new(max_batch: u32) -> Self {
+        Self {
+            max_batch,
+            by_bucket: BTreeMap::new(),
+            latest: None,
+            n_runs: 0,
+        }
+    }
+
+    pub(crate) fn of(&self, bucket: Bucket) -> Option<&Curve> {
+        self.by_bucket.get(&bucket).map(|(_, curve)| curve)
+    }
+
+    /// Returns the curve of the bucket that ran last.
+    pub(crate) fn latest(&self) -> Option<&Curve> {
+        self.of(self.latest?)
+    }
+
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (Bucket, &Curve)> {
+        self.by_bucket
+            .iter()
+            .map(|(bucket, (_, curve))| (*bucket, curve))
+    }
+
+    pub(crate) fn seed(&mut self, bucket: Bucket, points: &[(u32, Duration)]) {
+        self.entry(bucket).seed(points);
+        self.latest.get_or_insert(bucket);
+    }
+
+    pub(crate) fn observe(&mut self, bucket: Bucket, items: u32, duration: Duration) {
+        self.n_runs += 1;
+        self.entry(bucket).observe(items, duration);
+        self.latest = Some(bucket);
+    }
+
+    /// Predicts the slot time of an entry of so many items while there is a backlog, in nanoseconds.
+    pub(crate) fn work(&self, bucket: Option<Bucket>, items: u32) -> Option<u64> {
+        let curve = bucket
+            .and_then(|bucket| self.of(bucket))
+            .or_else(|| self.latest())?;
+        Some((curve.item_nanos()? * f64::from(items)) as u64)
+    }
+
+    /// Returns how long a run of so many items takes, where the bucket is not known in the quickest:
+    /// what would be late even so is late.
+    pub(crate) fn quickest(&self, bucket: Option<Bucket>, items: u32) -> Option<Duration> {
+        match bucket {
+            Some(bucket) => self.of(bucket)?.duration(items),
+            None => {
+                let curves = self.by_bucket.values();
+                curves.filter_map(|(_, curve)| curve.duration(items)).min()
+            }
+        }
+    }
+
+    fn entry(&mut self, bucket: Bucket) -> &mut Curve {
+        if self.by_bucket.len() >= MAX_BUCKETS && !self.by_bucket.contains_key(&bucket) {
+            let stale = self.by_bucket.iter().min_by_key(|(_, (used, _))| *used);
+            if let Some(stale) = stale.map(|(bucket, _)| *bucket) {
+                self.by_bucket.remove(&stale);
+            }
+        }
+        let (used, curve) = self
+            .by_bucket
+            .entry(bucket)
+            .or_insert_with(|| (0, Curve::new(self.max_batch)));
+        *used = self.n_runs;
+        curve
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn us(us: u64) -> Duration {
+        Duration::from_micros(us)
+    }
+
+    /// Runs what the curve wants where there is always enough, and returns the sizes that it ran.
+    fn saturate(curve: &mut Curve, n_runs: usize, cost: impl Fn(u32) -> Duration) -> Vec<u32> {
+        let run = |_| {
+            let size = curve.probe().unwrap_or(curve.best());
+            curve.observe(size, cost(size));
+            size
+        };
+        (0..n_runs).map(run).collect()
+    }
+
+    #[test]
+    fn every_size_is_counted_at_most_an_eighth_below_itself() {
+        for items in 1..=5000_u32 {
+            let size = size_at(place_of(items));
+            assert!(
+                size <= items && items - size <= items / 8,
+                "{items} as {size}"
+            );
+            assert_eq!(place_of(size), place_of(items));
+        }
+    }
+
+    #[test]
+    fn where_a_call_has_a_price_the_largest_batch_is_found_in_a_few_runs() {
+        let mut curve = Curve::new(16);
+        let sizes = saturate(&mut curve, 20, |b| us(100 + u64::from(b)));
+        assert_eq!(curve.best(), 16);
+        assert_eq!(sizes[..10], [1, 1, 2, 2, 4, 4, 8, 8, 16, 16]);
+    }
+
+    #[test]
+    fn where_batches_cost_more_than_their_parts_it_stays_at_one_and_rarely_looks() {
+        let mut curve = Curve::new(16);
+        let sizes = saturate(&mut curve, 2000, |b| {
+            us(1000 * u64::from(b) * (20 + u64::from(b)) / 21)
+        });
+        assert_eq!(curve.best(), 1);
+        assert!(sizes.iter().all(|size| *size <= 2));
+        let n_probes = sizes.iter().filter(|size| **size == 2).count();
+        assert!((3..12).contains(&n_probes), "{n_probes} probes");
+    }
+
+    #[test]
+    fn an_outlier_moves_little_and_a_lasting_change_is_followed() {
+        let mut curve = Curve::new(1);
+        saturate(&mut curve, 50, |_| us(100));
+        curve.observe(1, us(1_000_000));
+        assert!(curve.duration(1).unwrap() < us(130));
+        saturate(&mut curve, 100, |_| us(300));
+        assert!(curve.duration(1).unwrap() > us(290));
+    }
+
+    #[test]
+    fn between_measured_sizes_it_is_a_line_and_beyond_them_no_gain_is_assumed() {
+        let mut curve = Curve::new(64);
+        assert_eq!(curve.duration(3), None);
+        curve.seed(&[(2, us(200)), (10, us(280))]);
+        assert_eq!(curve.duration(1), Some(us(200)));
+        assert_eq!(curve.duration(2), Some(us(200)));
+        assert_eq!(curve.duration(6), Some(us(240)));
+        assert_eq!(curve.duration(10), Some(us(280)));
+        assert_eq!(curve.duration(40), Some(us(1120)));
+        assert_eq!(curve.best(), 10);
+    }
+
+    #[test]
+    fn a_changed_machine_changes_the_choice() {
+        let mut curve = Curve::new(8);
+        saturate(&mut curve, 100, |b| us(1000 * u64::from(b)));
+        assert_eq!(curve.best(), 1);
+        saturate(&mut curve, 10_000, |b| us(900 + 100 * u64::from(b)));
+        assert_eq!(curve.best(), 8);
+    }
+
+    #[test]
+    fn buckets_are_bounded_and_the_oldest_is_forgotten() {
+        let mut curves = Curves::new(4);
+        for bucket in 0..1000 {
+            curves.observe(Bucket(bucket), 1, us(10));
+        }
+        assert_eq!(curves.iter().count(), MAX_BUCKETS);
+        assert!(curves.of(Bucket(999)).is_some());
+        assert_eq!(curves.work(Some(Bucket(0)), 3), Some(30_000));
+    }
+}

@@ -1,0 +1,179 @@
+//! Bulk: what nobody waits for.
+//!
+//! - It is pulled: the scheduler asks for items while there is room for them, at most what the slots
+//!   run in two batches, so a backlog of any length costs nothing here and is never refused.
+//! - Interactive entries go first, in the queue and on every stage, and bulk takes at most half of a
+//!   stage's places. So bulk takes what is left over and yields at the next batch boundary.
+//! - While there is interactive work, a batch of bulk takes at most [`BATCH`] or is one item: that is
+//!   the most that an interactive entry can find before it.
+//! - A share of the slots' time is bulk's all the same, so that it moves under any load: what
+//!   interactive runs take is credited to it by [`SHARE`], and what it takes is debited. While it has
+//!   credit it goes first.
+
+use std::time::Duration;
+
+use super::Scheduler;
+use crate::entry::Rank;
+use crate::revision::Revision;
+use crate::stage::Stage;
+use crate::{Action, BatchLimit, Bucket, Class, RevisionId, Time};
+
+/// The longest batch of bulk while there is interactive work.
+const BATCH: Duration = Duration::from_millis(50);
+
+/// How long ago the last interactive entry may be for there to be interactive work.
+const RECENTLY: Duration = Duration::from_secs(1);
+
+/// The part of the slots' time that is bulk's under any load: 1 / 20.
+const SHARE: i64 = 20;
+
+/// The largest claim or debt.
+const MOST_CLAIMED: i64 = 100_000_000;
+
+impl<E: Clone> Scheduler<E> {
+    /// Hears whether there is bulk work to be pulled for a revision. What was asked for and not
+    /// offered is not expected any more once there is none.
+    pub fn bulk_waits(&mut self, now: Time, id: RevisionId, waits: bool) {
+        self.advance(now);
+        let Some(revision) = self.revisions.get_mut(id.0) else {
+            return;
+        };
+        revision.has_bulk = waits;
+        if !waits {
+            revision.n_pulled = 0;
+            revision.bulk_claim = 0;
+            revision.idle_since = self.now;
+        } else if !revision.is_retired {
+            revision.n_wanted = revision.n_wanted.max(1);
+            self.launch_wanted(id);
+            self.keep_scaled(id);
+        }
+        self.settle(id);
+    }
+
+    /// Asks for bulk as far as there is room for it.
+    pub(super) fn pull_bulk(&mut self, id: RevisionId) {
+        let Some(revision) = self.revisions.get_mut(id.0) else {
+            return;
+        };
+        if !revision.has_bulk || revision.is_retired || revision.n_slots == 0 {
+            return;
+        }
+        let batch = revision
+            .curves
+            .latest()
+            .map_or(1, |curve| curve.probe().unwrap_or(1).max(curve.best()));
+        let wanted = (2 * revision.n_slots).saturating_mul(batch as usize);
+        let wanted = wanted
+            .min(revision.limits.queue_entries)
+            .min(u32::MAX as usize);
+        let there = revision.bulk.entries + revision.n_pulled as usize;
+        // Asked for by halves, so that not every run asks for one.
+        if there * 2 > wanted {
+            return;
+        }
+        let items = u32::try_from(wanted - there).unwrap_or(u32::MAX);
+        if items > 0 {
+            revision.n_pulled += items;
+            self.actions.push(Action::Pull {
+                revision: id,
+                items,
+            });
+        }
+    }
+}
+
+impl Revision {
+    /// Returns the bulk entry that is to be staged before any interactive one, if bulk has a claim: in
+    /// an endless line of interactive entries its turn would never come.
+    pub(crate) fn bulk_claimant(&self) -> Option<Rank> {
+        if self.bulk_claim <= 0 || self.bulk.entries == 0 {
+            return None;
+        }
+        self.queue
+            .range(Rank::first_of(Class::Bulk)..)
+            .next()
+            .copied()
+    }
+
+    /// Returns the entry on a stage that is to run next.
+    pub(crate) fn most_urgent(&self, stage: &Stage) -> Option<Rank> {
+        let first = stage.first()?;
+        if first.class == Class::Bulk || self.bulk_claim <= 0 || self.bulk.entries == 0 {
+            return Some(first);
+        }
+        Some(stage.first_bulk().unwrap_or(first))
+    }
+
+    /// Counts the slot time of a run.
+    pub(crate) fn account(&mut self, class: Class, took: Duration) {
+        let nanos = u64::try_from(took.as_nanos()).unwrap_or(u64::MAX / 4);
+        self.counters.slot_nanos = self.counters.slot_nanos.saturating_add(nanos);
+        let nanos = i64::try_from(nanos).unwrap_or(i64::MAX / 4);
+        match class {
+            Class::Interactive if self.has_bulk || self.bulk.entries > 0 => {
+                self.bulk_claim += nanos / (SHARE - 1);
+            }
+            Class::Interactive => {}
+            Class::Bulk => {
+                self.bulk_claim -= nanos;
+                self.counters.bulk_slot_nanos += nanos as u64;
+            }
+        }
+        self.bulk_claim = self.bulk_claim.clamp(-MOST_CLAIMED, MOST_CLAIMED);
+    }
+
+    /// Returns how many items a batch may have, and why no more: see `dispatch.rs` and `curve.rs`.
+    /// `time` is what the most urgent entry has left; `n_ready` items could be in it, `n_slots` slots
+    /// are free.
+    pub(crate) fn batch_limit(
+        &self,
+        now: Time,
+        bucket: Bucket,
+        class: Class,
+        n_ready: u32,
+        n_slots: usize,
+        time: Duration,
+    ) -> (u32, BatchLimit) {
+        let max_batch = self.limits.max_batch.max(1);
+        let curve = self.curves.of(bucket);
+        let (mut limit, mut why) = match curve {
+            // The first run of a bucket is of one item: a size that was never tried may take long.
+            None => (1, BatchLimit::Probe),
+            Some(curve) => match curve.limit(n_ready) {
+                (size, true) => (size, BatchLimit::Probe),
+                (best, false) if best == max_batch => (best, BatchLimit::Max),
+                (best, false) => (best, BatchLimit::Cost),
+            },
+        };
+        if max_batch == 1 {
+            return (1, BatchLimit::Max);
+        }
+        let share = n_ready.div_ceil(u32::try_from(n_slots).unwrap_or(1));
+        if n_slots > 1 && share < limit && n_ready < u32::MAX {
+            (limit, why) = (share.max(1), BatchLimit::Split);
+        }
+        let Some(curve) = curve else {
+            return (limit, why);
+        };
+        let fit = |limit: u32, time: Duration| {
+            // A quarter less at a time finds a size within a third of the largest, in a few steps.
+            let mut fits = limit;
+            while fits > 1 && curve.duration(fits).is_some_and(|run| run > time) {
+                fits -= fits.div_ceil(4);
+            }
+            fits
+        };
+        if class == Class::Bulk {
+            let has_interactive = self
+                .interactive_seen
+                .is_some_and(|seen| now.saturating_since(seen) < RECENTLY);
+            if has_interactive && fit(limit, BATCH) < limit {
+                (limit, why) = (fit(limit, BATCH), BatchLimit::Bulk);
+            }
+        } else if fit(limit, time) < limit {
+            (limit, why) = (fit(limit, time), BatchLimit::Deadline);
+        }
+        (limit, why)
+    }
+}
