@@ -64,7 +64,9 @@ impl Device {
         is_overtaking || !self.has_cores(cores)
     }
 
+    /// Whether there is room for so many bytes more. What takes nothing always has it, though the
+    /// others may have been found to take more than there is.
     pub(crate) fn has_memory(&self, bytes: u64) -> bool {
-        self.reserved + u128::from(bytes) <= u128::from(self.limits.memory_bytes)
+        bytes == 0 || self.reserved + u128::from(bytes) <= u128::from(self.limits.memory_bytes)
     }
 }

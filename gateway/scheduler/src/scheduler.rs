@@ -480,7 +480,9 @@ impl<E: Clone> Scheduler<E> {
         };
         entry.place = Place::Waiting;
         if entry.work == 0 {
-            let work = revision.curves.work(entry.staging.bucket(), entry.cost.items);
+            let work = revision
+                .curves
+                .work(entry.staging.bucket(), entry.cost.items);
             entry.work = work.unwrap_or(0);
         }
         let (rank, account) = (entry.rank(key), entry.account());
@@ -508,7 +510,9 @@ impl<E: Clone> Scheduler<E> {
             if entry.revision != id || entry.class == Class::Bulk || !is_counted || entry.work > 0 {
                 continue;
             }
-            let work = revision.curves.work(entry.staging.bucket(), entry.cost.items);
+            let work = revision
+                .curves
+                .work(entry.staging.bucket(), entry.cost.items);
             entry.work = work.unwrap_or(0);
             let due = (entry.deadline, entry.arrival);
             revision.timetable.remove(due);

@@ -104,7 +104,9 @@ impl<T> Slab<T> {
     }
 
     pub(crate) fn values_mut(&mut self) -> impl Iterator<Item = &mut T> {
-        self.places.iter_mut().filter_map(|held| held.value.as_mut())
+        self.places
+            .iter_mut()
+            .filter_map(|held| held.value.as_mut())
     }
 
     pub(crate) fn iter(&self) -> impl Iterator<Item = (Index, &T)> {

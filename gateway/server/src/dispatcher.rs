@@ -222,6 +222,10 @@ impl Dispatcher {
 
     /// Tells how long runs of a revision take that were seen elsewhere: items and nanoseconds.
     pub(crate) fn seed(&self, revision: RevisionId, bucket: u64, points: &[(u32, u64)]) {
+        // Nothing was measured, of no shape.
+        if points.is_empty() {
+            return;
+        }
         let points: Vec<_> = points
             .iter()
             .map(|(items, nanos)| (*items, Duration::from_nanos(*nanos)))

@@ -36,7 +36,11 @@ impl<E: Clone> Scheduler<E> {
             assert_eq!(device.busy, busy, "cores at work");
             assert_eq!(device.reserved, reserved, "bytes reserved");
             assert_eq!(device.work, work, "core time promised");
-            assert_eq!(device.blocked.len(), n_blocked, "replicas that wait for cores");
+            assert_eq!(
+                device.blocked.len(),
+                n_blocked,
+                "replicas that wait for cores"
+            );
             for (claim, id) in &device.blocked {
                 let blocked = self.replicas.get(id.0).and_then(|replica| replica.blocked);
                 assert_eq!(blocked, Some(*claim), "a claim to cores");
@@ -72,11 +76,18 @@ impl<E: Clone> Scheduler<E> {
             };
             n_slots += replica.n_slots();
             n_runs += replica.runs.len();
-            ends_sum += replica.runs.iter().map(|r| u128::from(r.ends.as_nanos())).sum::<u128>();
+            ends_sum += replica
+                .runs
+                .iter()
+                .map(|r| u128::from(r.ends.as_nanos()))
+                .sum::<u128>();
             n_draining += usize::from(replica.is_draining);
             let mut staged = Load::default();
             for key in &replica.held {
-                let entry = self.entries.get(key.0).filter(|e| !matches!(e.place, Place::Running(_)));
+                let entry = self
+                    .entries
+                    .get(key.0)
+                    .filter(|e| !matches!(e.place, Place::Running(_)));
                 if let Some(entry) = entry {
                     staged.add(entry.cost);
                 }

@@ -498,11 +498,14 @@ fn an_entry_that_expires_while_it_runs_keeps_its_slot_and_loses_its_answer() {
     let b = f.offer(100, tensor(0), 'b');
     f.actions();
     f.scheduler.advance(ms(10));
-    assert_eq!(f.actions(), [Action::Expire {
+    assert_eq!(
+        f.actions(),
+        [Action::Expire {
             entry: 'a',
             key: a,
             is_hopeless: false,
-        }]);
+        }]
+    );
     assert_eq!(f.answered(ms(11), replica, a), None);
     assert_eq!(f.actions(), []);
     f.freed(ms(12), replica);

@@ -273,7 +273,10 @@ fn runs(world: &World) -> Vec<(ReplicaId, Key)> {
 }
 
 fn reap(world: &mut World) {
-    let killed = world.replicas.iter().filter(|(_, replica)| replica.is_killed);
+    let killed = world
+        .replicas
+        .iter()
+        .filter(|(_, replica)| replica.is_killed);
     let killed: Vec<ReplicaId> = killed.map(|(id, _)| *id).collect();
     for replica in killed {
         world.replica_down(replica);
@@ -295,7 +298,8 @@ fn finish(world: &mut World) {
     let mut n_idle = 0;
     for _ in 0..10_000 {
         reap(world);
-        let is_stuck = sent(world).is_empty() && running(world).is_empty() && runs(world).is_empty();
+        let is_stuck =
+            sent(world).is_empty() && running(world).is_empty() && runs(world).is_empty();
         for (replica, key) in sent(world) {
             world.staged(replica, key, Bucket(0));
         }

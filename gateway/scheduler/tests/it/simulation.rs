@@ -157,7 +157,9 @@ impl Simulation {
         if now.as_nanos() >= LEARNING.as_nanos() as u64 {
             self.fates[kind].offered += 1;
         }
-        let offered = self.scheduler.offer(now, self.revision, offer, (deadline, kind));
+        let offered = self
+            .scheduler
+            .offer(now, self.revision, offer, (deadline, kind));
         if let Ok(key) = offered {
             self.deadlines.insert(key, (now, deadline, kind));
         }
@@ -205,7 +207,8 @@ impl Simulation {
                 }
                 Action::Stage { replica, key, .. } if self.staging == Staging::Reported => {
                     let end = now.saturating_add(PREPARE);
-                    self.events.push(Reverse((end, Event::Staged(replica, key))));
+                    self.events
+                        .push(Reverse((end, Event::Staged(replica, key))));
                 }
                 Action::Expire { key, entry, .. } => {
                     // One that runs is still to be answered, and counted as late then.
@@ -220,7 +223,9 @@ impl Simulation {
     }
 
     fn state(&self) -> RevisionSnapshot {
-        self.scheduler.revision(self.revision).expect("it is never retired")
+        self.scheduler
+            .revision(self.revision)
+            .expect("it is never retired")
     }
 
     /// Answers in time, in parts of the capacity.
@@ -247,7 +252,11 @@ fn at_twice_the_capacity_the_goodput_is_the_capacity_and_what_is_admitted_is_in_
             let utilisation = utilisation / N_REPLICAS as f64;
             assert!(utilisation > 0.99, "{staging:?}: slots busy {utilisation}");
             let fate = done.fates[0];
-            assert_eq!((fate.late, fate.expired), (0, 0), "{staging:?}, {timeout:?}");
+            assert_eq!(
+                (fate.late, fate.expired),
+                (0, 0),
+                "{staging:?}, {timeout:?}"
+            );
         }
     }
 }
@@ -273,7 +282,10 @@ fn at_twice_the_capacity_short_deadlines_do_not_starve_behind_long_ones() {
             };
             for (fate, least) in [(short, 0.47), (long, 0.44)] {
                 let share = f64::from(fate.in_time) / f64::from(fate.offered);
-                assert!(share > least, "{staging:?}, {timeouts:?}: {share} of {fate:?}");
+                assert!(
+                    share > least,
+                    "{staging:?}, {timeouts:?}: {share} of {fate:?}"
+                );
                 // A dropped promise is as bad as a late answer; one in a thousand is the error of
                 // the prediction.
                 let n_broken = fate.late + fate.expired;

@@ -77,7 +77,9 @@ pub(crate) struct World {
 
 impl Entry {
     fn urgency(&self) -> (Class, Time, u64) {
-        (self.offer.class, self.offer.deadline, self.arrival)
+        // After 292 years all deadlines are alike.
+        let deadline = self.offer.deadline.min(Time::from_nanos(u64::MAX / 2));
+        (self.offer.class, deadline, self.arrival)
     }
 
     fn items(&self) -> u32 {
@@ -399,7 +401,9 @@ impl World {
 
     fn busy_cores(&self, id: DeviceId) -> u64 {
         let replicas = self.on_device(id);
-        replicas.map(|(_, r)| r.cores() * r.n_at_work() as u64).sum()
+        replicas
+            .map(|(_, r)| r.cores() * r.n_at_work() as u64)
+            .sum()
     }
 
     fn reserved_bytes(&self, id: DeviceId) -> u128 {
@@ -476,7 +480,7 @@ impl World {
         let most = model.limits.max_scale.max(model.limits.min_scale).max(1);
         let live = self.replicas.values().filter(|r| r.revision == revision);
         assert!(live.filter(|r| !r.is_draining).count() < most, "too many");
-        if let Some(device) = model.limits.device {
+        if let Some(device) = model.limits.device.filter(|_| memory > 0) {
             assert!(
                 self.reserved_bytes(device) + u128::from(memory)
                     <= u128::from(self.devices[&device].memory_bytes),
@@ -508,7 +512,9 @@ impl World {
             .filter(|other| other.at == At::Waiting)
             // Bulk has a share, in which it goes first.
             .filter(|other| other.offer.class <= entry.offer.class)
-            .filter(|other| entry.offer.class == Class::Interactive || other.offer.class == Class::Bulk)
+            .filter(|other| {
+                entry.offer.class == Class::Interactive || other.offer.class == Class::Bulk
+            })
             .all(|other| other.urgency() >= entry.urgency());
         assert!(is_first, "a more urgent entry waits");
         if entry.is_suspect {
@@ -764,12 +770,18 @@ impl World {
     }
 
     fn check_replicas(&self, revision: &RevisionSnapshot) {
-        let ours = self.replicas.iter().filter(|(_, r)| r.revision == revision.id);
+        let ours = self
+            .replicas
+            .iter()
+            .filter(|(_, r)| r.revision == revision.id);
         assert_eq!(revision.replicas.len(), ours.count());
         for snapshot in &revision.replicas {
             let replica = &self.replicas[&snapshot.id];
             assert_eq!(snapshot.busy_slots, replica.n_at_work());
-            assert_eq!(snapshot.named_ahead, replica.runs.len() - replica.n_at_work());
+            assert_eq!(
+                snapshot.named_ahead,
+                replica.runs.len() - replica.n_at_work()
+            );
             assert_eq!(snapshot.is_killed, replica.is_killed);
             let was_closed = replica.is_draining && snapshot.is_draining;
             assert!(
@@ -812,9 +824,7 @@ impl World {
             let could_go = match first.is_suspect {
                 true => is_empty,
                 // A replica stays a suspect's until its slot is free, though the suspect may be gone.
-                false => {
-                    !snapshot.is_alone_with_suspect && self.fits(snapshot.id, credits, first)
-                }
+                false => !snapshot.is_alone_with_suspect && self.fits(snapshot.id, credits, first),
             };
             assert!(!could_go, "an entry waits beside room");
         }
@@ -831,8 +841,9 @@ impl World {
                 let mut points = curve.points.iter();
                 points.find(|point| point.items == entry.items())
             });
-            let is_late = known
-                .is_some_and(|known| self.now.saturating_add(known.slot_time) > entry.offer.deadline);
+            let is_late = known.is_some_and(|known| {
+                self.now.saturating_add(known.slot_time) > entry.offer.deadline
+            });
             let is_exempt = entry.may_be_trial || entry.offer.class == Class::Bulk;
             assert!(!is_late || is_exempt, "a hopeless entry runs");
         }

@@ -112,7 +112,8 @@ pub(crate) fn command() -> Command {
     let mut command = Command::new(program);
     command.env_remove("RUST_LOG");
     for (name, _) in std::env::vars_os() {
-        if name.to_string_lossy().starts_with("HEARTH_") {
+        let is_read = |prefix| name.to_string_lossy().starts_with(prefix);
+        if is_read("HEARTH_") || is_read("OTEL_") {
             command.env_remove(name);
         }
     }

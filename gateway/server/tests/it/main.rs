@@ -19,4 +19,5 @@ mod run;
 mod scheduling;
 mod spare;
 mod store;
+mod traces;
 mod truth;

@@ -264,9 +264,7 @@ fn an_offer_that_a_cold_start_makes_late_is_refused_and_starts_it_all_the_same()
     assert_eq!(f.state().replicas.len(), 0);
     f.actions();
 
-    let refused = f
-        .try_offer(s(100), s(101), ONE, INLINE, 'e')
-        .unwrap_err();
+    let refused = f.try_offer(s(100), s(101), ONE, INLINE, 'e').unwrap_err();
     let predicted = Duration::from_secs(2);
     assert_eq!(refused.reason, RefusedReason::Starting { predicted });
     assert_eq!(refused.retry_after, predicted);
@@ -293,7 +291,7 @@ fn what_waits_through_a_cold_start_is_counted_once_a_run_is_measured() {
         Ok(()),
         "there is time"
     );
-    let refused = f.try_offer(s(2), s(2) , ONE, INLINE, 'e').unwrap_err();
+    let refused = f.try_offer(s(2), s(2), ONE, INLINE, 'e').unwrap_err();
     assert_eq!(refused.reason, RefusedReason::DeadlinePassed);
     assert_eq!(f.state().drain_time, predicted / 2);
 }
@@ -316,7 +314,8 @@ fn what_has_become_hopeless_is_neither_sent_nor_run() {
     let b = f.offer(60, INLINE, 'b');
     f.actions();
     // The run takes longer than it was predicted to.
-    f.scheduler.staged(ms(5), replica, Key::from_bits(1), Bucket(0));
+    f.scheduler
+        .staged(ms(5), replica, Key::from_bits(1), Bucket(0));
     f.actions();
     f.freed(ms(55), replica);
     let expire = |entry, key, is_hopeless| Action::Expire {
@@ -617,7 +616,11 @@ fn start(shared: &mut Shared, revision: usize, from: u64, to: u64) -> ReplicaId 
         Action::Launch { replica, .. } => Some(replica),
         _ => None,
     };
-    let replica = shared.taken().into_iter().find_map(launched).expect("it is cold");
+    let replica = shared
+        .taken()
+        .into_iter()
+        .find_map(launched)
+        .expect("it is cold");
     shared.scheduler.replica_up(s(to), replica, ROOMY);
     shared.freed(s(to), replica);
     shared.taken();
@@ -838,7 +841,12 @@ fn a_draining_replica_gets_nothing_more_and_ends_when_it_holds_nothing() {
     assert_eq!(staged_at.len(), 1);
     assert_ne!(staged_at[0], drains);
 
-    let (_, run) = f.runs.iter().find(|(at, _)| *at == drains).copied().unwrap();
+    let (_, run) = f
+        .runs
+        .iter()
+        .find(|(at, _)| *at == drains)
+        .copied()
+        .unwrap();
     f.scheduler.slot_freed(s(100), drains, run);
     assert_eq!(f.actions(), [], "it post-processes");
     f.answered(s(100), drains, run);
