@@ -46,6 +46,8 @@ test: runtime ## Run all tests.
 	@$(PYTHON) -m unittest discover --quiet --start-directory examples/demo
 	@echo "==> testing the workspace"
 	@$(CARGO) test --workspace
+	@echo "==> testing the export of traces"
+	@$(CARGO) test --package gateway-server --features otlp --test it traces
 
 bench: runtime build ## Run the component benchmarks.
 	@$(CARGO) bench --package hearth-benches

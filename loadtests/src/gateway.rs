@@ -51,13 +51,13 @@ impl Gateway {
         Ok(gateway)
     }
 
-    /// Returns the whole request.
-    pub(crate) fn request(&self) -> &[u8] {
-        self.target.bytes()
+    /// Returns the request.
+    pub(crate) const fn target(&self) -> &Target {
+        &self.target
     }
 
-    /// Returns the same request with another header.
-    pub(crate) async fn target(&self, name: &str, value: &str) -> anyhow::Result<Target> {
+    /// Returns the request with another header.
+    pub(crate) async fn target_with(&self, name: &str, value: &str) -> anyhow::Result<Target> {
         let header = (name.to_owned(), value.to_owned());
         target(&self.hearth, &self.subject, &[header]).await
     }

@@ -118,7 +118,7 @@ pub enum BatchLimit {
 pub struct Answered<E> {
     /// The entry.
     pub entry: E,
-    /// Where its time went, if it was named in a run.
+    /// Where its time went, if it is the answer of a run.
     pub course: Option<Course>,
 }
 

@@ -251,7 +251,7 @@ impl<E: Clone> Scheduler<E> {
             revision.n_crashes = 0;
             if let Some(answering) = self.replicas.get_mut(replica.0) {
                 answering.heard = self.now;
-                let is_over = entry.n_runs > 0
+                let is_over = entry.place == Place::Running(replica)
                     && answering
                         .runs
                         .iter()
@@ -270,7 +270,7 @@ impl<E: Clone> Scheduler<E> {
             self.settle(entry.revision);
             Answered {
                 entry: entry.value,
-                course: (entry.n_runs > 0).then_some(entry.course),
+                course: (entry.place == Place::Running(replica)).then_some(entry.course),
             }
         })
     }

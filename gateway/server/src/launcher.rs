@@ -75,7 +75,7 @@ impl Worker {
         Ok(Self { child, wire })
     }
 
-    /// Says what it is to serve, in a line of [`Assignment`].
+    /// Says what it is to serve, in a line of `Assignment`.
     ///
     /// # Errors
     /// When it has ended.

@@ -310,7 +310,7 @@ impl Drop for Followed<'_> {
             // Callers may make methods up, and names have to be few.
             _ => "_OTHER",
         };
-        // The names are those of the semantic conventions for HTTP servers, 1.38.
+        // As OpenTelemetry's semantic conventions call it for servers of HTTP.
         let mut attributes = vec![
             ("http.request.method", Value::text(method)),
             ("http.route", Value::text(self.route)),

@@ -21,15 +21,15 @@ pub(super) async fn run(setting: &Setting) -> anyhow::Result<()> {
         of: subject.name,
     };
     let gateway = Gateway::start(&subject, setting.seconds(5.0)).await?;
-    let bulk = gateway.target("x-hearth-class", "bulk").await?;
-    let interactive = gateway.target("x-hearth-class", "interactive").await?;
+    let bulk = gateway.target_with("x-hearth-class", "bulk").await?;
+    let interactive = gateway.target();
     let duration = setting.seconds(6.0);
     let callers = saturation(WARM_UP, duration);
 
     let mut interactive_alone = Vec::new();
     let mut bulk_alone = Vec::new();
     for _ in 0..N_ROUNDS {
-        interactive_alone.push(callers.run(&interactive).await?);
+        interactive_alone.push(callers.run(interactive).await?);
         bulk_alone.push(callers.run(&bulk).await?);
     }
     let [interactive_alone, bulk_alone] = [sum(&interactive_alone), sum(&bulk_alone)];
@@ -39,9 +39,9 @@ pub(super) async fn run(setting: &Setting) -> anyhow::Result<()> {
     let (mut alone, mut beside, mut bulk_beside) = (Vec::new(), Vec::new(), Vec::new());
     let mut batches_ms = Vec::new();
     for _ in 0..N_ROUNDS {
-        alone.push(arrivals.run(&interactive).await?);
+        alone.push(arrivals.run(interactive).await?);
         let runs = gateway.runs()?;
-        let (with_bulk, bulk) = tokio::join!(arrivals.run(&interactive), callers.run(&bulk));
+        let (with_bulk, bulk) = tokio::join!(arrivals.run(interactive), callers.run(&bulk));
         batches_ms.push(gateway.runs()?.mean_ms_since(runs));
         beside.push(with_bulk?);
         bulk_beside.push(bulk?);

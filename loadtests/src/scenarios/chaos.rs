@@ -27,10 +27,12 @@ pub(super) async fn run(setting: &Setting) -> anyhow::Result<()> {
         .throughput();
 
     let duration = setting.seconds(SECONDS);
-    let target = gateway.target("x-hearth-class", "interactive").await?;
     let load = poisson(saturation / 2.0, Duration::ZERO, duration, None);
     let n_kills = N_KILLS * duration.as_secs_f64() / SECONDS;
-    let (report, killed) = tokio::join!(load.run(&target), kill(&gateway, duration, n_kills));
+    let (report, killed) = tokio::join!(
+        load.run(gateway.target()),
+        kill(&gateway, duration, n_kills)
+    );
     let (report, n_killed) = (report?, killed?);
 
     let n_answered: u64 = report.statuses.values().sum();

@@ -44,7 +44,7 @@ async fn overload(setting: &Setting, subject: &Subject, refusals_cost: bool) -> 
     let before = gateway.saturate(warm_up, duration).await?;
     let runs = gateway.runs()?;
     let target = gateway
-        .target("x-request-timeout-ms", &DEADLINE.as_millis().to_string())
+        .target_with("x-request-timeout-ms", &DEADLINE.as_millis().to_string())
         .await?;
     // At first the queue is empty, so a deadline's time passes before it is as full as it gets.
     let rate = 2.0 * before.throughput();
@@ -109,10 +109,9 @@ async fn share_left_by_refusals(
 async fn refusal_cost(setting: &Setting, gateway: &Gateway) -> anyhow::Result<Cost> {
     // Well within the five seconds after which a run counts as hanging.
     let measure = setting.seconds(2.0);
-    let target = gateway.target("accept", "application/octet-stream").await?;
     let fill = poisson(FILL_PER_SECOND, Duration::ZERO, FILL_TIME, None);
     signal(gateway, Signal::STOP)?;
-    let (filled, cost) = tokio::join!(fill.run(&target), async {
+    let (filled, cost) = tokio::join!(fill.run(gateway.target()), async {
         tokio::time::sleep(2 * FILL_TIME).await;
         let cost = gateway.cost(measure).await;
         signal(gateway, Signal::CONT).and(cost)

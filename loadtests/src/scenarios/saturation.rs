@@ -20,7 +20,8 @@ use fixed::Fixed;
 use learned::Learned;
 
 const BATCHES: [usize; 5] = [1, 2, 4, 8, 16];
-const N_ROUNDS: usize = 7;
+/// Short and many, so that what else the machine does hits both sides alike.
+const N_ROUNDS: usize = 15;
 
 pub(super) async fn run(setting: &Setting) -> anyhow::Result<()> {
     for subject in [
@@ -41,7 +42,7 @@ async fn compare(setting: &Setting, subject: &Subject) -> anyhow::Result<()> {
     };
     let (mut fixed, instances) = best(setting, subject, promise).await?;
     let mut learned = Learned::start(subject).await?;
-    let (warm_up, duration) = (setting.seconds(0.5), setting.seconds(4.0));
+    let (warm_up, duration) = (setting.seconds(0.3), setting.seconds(2.0));
     learned.round(warm_up, setting.seconds(5.0)).await?;
 
     let mut rounds = Vec::new();
@@ -117,24 +118,32 @@ trait Driver {
     fn worker(&mut self) -> &mut Worker;
     /// Takes in what the worker says; returns whether it is an answer.
     fn hear(&mut self, event: Event) -> anyhow::Result<bool>;
-    /// Sends what there is room for.
+    /// Finishes what was begun.
+    fn settle(&mut self) -> anyhow::Result<()>;
+    /// Begins as much as there is room for.
     fn feed(&mut self) -> anyhow::Result<()>;
+    /// Whether nothing runs.
+    fn is_idle(&self) -> bool;
 
-    /// Keeps the worker busy, and returns answers per second of the time after the warm-up.
+    /// Keeps the worker busy, and returns answers per second of the time after the warm-up. Leaves
+    /// it idle: a run that ends while nobody listens would seem to take long.
     async fn round(&mut self, warm_up: Duration, duration: Duration) -> anyhow::Result<f64> {
         let began = Instant::now() + warm_up;
         let mut n_answers = 0_u64;
-        self.feed()?;
-        loop {
+        let mut elapsed = Duration::ZERO;
+        while elapsed < duration {
+            self.feed()?;
             let event = self.worker().event().await?;
             let is_answer = self.hear(event)?;
-            self.feed()?;
-            let elapsed = began.elapsed();
+            elapsed = began.elapsed();
             n_answers += u64::from(is_answer && !elapsed.is_zero());
-            if elapsed >= duration {
-                return Ok(n_answers as f64 / elapsed.as_secs_f64());
-            }
         }
+        while !self.is_idle() {
+            let event = self.worker().event().await?;
+            self.hear(event)?;
+            self.settle()?;
+        }
+        Ok(n_answers as f64 / elapsed.as_secs_f64())
     }
 }
 

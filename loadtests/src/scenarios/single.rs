@@ -33,7 +33,7 @@ async fn compare(setting: &Setting, subject: &Subject) -> anyhow::Result<()> {
     // They take turns, so that what else the machine does hurts both alike.
     while began.elapsed() < duration {
         for ((gateway, calls), connection) in sides.iter_mut().zip(&mut connections) {
-            calls.record(call(connection, gateway.request())?);
+            calls.record(call(connection, gateway.target().bytes())?);
         }
     }
     let [batching, single] = sides.map(|(_, calls)| calls);

@@ -36,6 +36,14 @@ pub(crate) struct Traced {
     decode: SystemTime,
 }
 
+/// A run of which traces are to tell.
+struct Run {
+    began: SystemTime,
+    /// Given to the first entry that is answered, whose trace the run becomes part of.
+    links: Vec<TraceContext>,
+    span: Option<TraceContext>,
+}
+
 /// Batches waiting for an instance. The gateway names no more than there are slots, so one waiting
 /// batch per slot is already more than it should send.
 pub(crate) type Batches = Arc<Mutex<mpsc::Receiver<Batch>>>;
@@ -137,13 +145,7 @@ impl Traced {
     }
 }
 
-/// A run of which traces are to tell.
-struct Run {
-    began: SystemTime,
-    /// Given to the first entry that is answered, whose trace the run becomes part of.
-    links: Vec<TraceContext>,
-    span: Option<TraceContext>,
-}
+// === impl Run ===
 
 impl Run {
     /// Begins a run of these, `None` where no trace of theirs is recorded.

@@ -30,6 +30,19 @@ const SHARE: i64 = 20;
 /// The largest claim or debt.
 const MOST_CLAIMED: i64 = 100_000_000;
 
+/// What the size of a batch depends on.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Prospect {
+    pub(crate) bucket: Bucket,
+    pub(crate) class: Class,
+    /// Entries that could be in it; not counted, and `u32::MAX`, where that makes no difference.
+    pub(crate) n_ready: u32,
+    /// Slots that are free.
+    pub(crate) n_slots: usize,
+    /// What the most urgent entry has left.
+    pub(crate) time: Duration,
+}
+
 impl<E: Clone> Scheduler<E> {
     /// Hears whether there is bulk work to be pulled for a revision. What was asked for and not
     /// offered is not expected any more once there is none.
@@ -124,17 +137,14 @@ impl Revision {
     }
 
     /// Returns how many items a batch may have, and why no more: see `dispatch.rs` and `curve.rs`.
-    /// `time` is what the most urgent entry has left; `n_ready` items could be in it, `n_slots` slots
-    /// are free.
-    pub(crate) fn batch_limit(
-        &self,
-        now: Time,
-        bucket: Bucket,
-        class: Class,
-        n_ready: u32,
-        n_slots: usize,
-        time: Duration,
-    ) -> (u32, BatchLimit) {
+    pub(crate) fn batch_limit(&self, now: Time, prospect: Prospect) -> (u32, BatchLimit) {
+        let Prospect {
+            bucket,
+            class,
+            n_ready,
+            n_slots,
+            time,
+        } = prospect;
         let max_batch = self.limits.max_batch.max(1);
         let curve = self.curves.of(bucket);
         let (mut limit, mut why) = match curve {

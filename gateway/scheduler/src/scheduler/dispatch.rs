@@ -20,6 +20,7 @@
 use std::time::Duration;
 
 use super::Scheduler;
+use super::bulk::Prospect;
 use crate::entry::{Place, Rank};
 use crate::replica::Run;
 use crate::revision::Revision;
@@ -289,8 +290,14 @@ impl<E: Clone> Scheduler<E> {
         let time = deadline.saturating_since(self.now);
         let is_trial = self.entries.get(first.key.0).is_some_and(|e| e.is_trial);
         let time = if is_trial { Duration::MAX } else { time };
-        let (limit, mut why) =
-            revision.batch_limit(self.now, bucket, first.class, n_ready, n_slots, time);
+        let prospect = Prospect {
+            bucket,
+            class: first.class,
+            n_ready,
+            n_slots,
+            time,
+        };
+        let (limit, mut why) = revision.batch_limit(self.now, prospect);
 
         let mut batch = Vec::new();
         let mut items = 0_u32;

@@ -12,6 +12,7 @@ use tempfile::TempDir;
 use crate::add_one::{ADD_ONE, Halted, add_one, await_running, post, sum, warm, worker};
 use crate::hearth::{Hearth, Store, command, eventually, finish, is_alive, kill, tiny};
 use crate::infer::tensor_request;
+use crate::traces::{TRACE, traceparent};
 
 /// Returns what a command complains of that has to fail.
 #[track_caller]
@@ -198,7 +199,13 @@ fn a_request_that_two_workers_die_with_is_given_up() {
     store.put("slower", 1, "engine: onnx\nbatch: { max: 1 }\n", &[graph]);
     let hearth = Hearth::start(store, &[]);
     let body = tensor_request("x", "FP32", &[1, 8], &[7; 8]);
-    let post = || hearth.post("/v2/models/slower/infer", body.as_bytes());
+    let post = || {
+        let request = hearth.request("POST", "/v2/models/slower/infer");
+        hearth.send(
+            request.header("traceparent", traceparent()),
+            body.as_bytes(),
+        )
+    };
     let answer = std::thread::scope(|scope| {
         let answer = scope.spawn(post);
         for run in [1.0, 2.0] {
@@ -222,6 +229,13 @@ fn a_request_that_two_workers_die_with_is_given_up() {
         sentence.starts_with("this input ended two workers"),
         "{sentence}"
     );
+    // A person who looks at it finds whose it was.
+    let named = format!("trace_id={TRACE}");
+    eventually("both failures are logged with their trace", || {
+        let log = hearth.log();
+        let is_named = |line: &&str| line.contains("ERROR") && line.contains(&named);
+        (log.lines().filter(is_named).count() == 2).then_some(())
+    });
     // Everyone else is served.
     let other = tensor_request("x", "FP32", &[1, 8], &[8; 8]);
     let answer = hearth.post("/v2/models/slower/infer", other.as_bytes());

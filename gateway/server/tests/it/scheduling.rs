@@ -128,7 +128,7 @@ fn a_deadline_that_a_start_cannot_meet_is_refused_at_once_and_the_start_happens(
     let ended = || {
         crate::hearth::eventually("the worker ends", || {
             hearth.workers().is_empty().then_some(())
-        })
+        });
     };
     ended();
     let request = hearth.request("POST", ADD_ONE);

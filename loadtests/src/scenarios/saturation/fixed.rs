@@ -17,7 +17,9 @@ pub(super) struct Fixed {
     n_sent: u64,
     n_preparing: usize,
     staged: VecDeque<u64>,
+    /// Runs whose slot is not free again, and entries of runs that are not answered.
     n_named: usize,
+    n_running: usize,
 }
 
 impl Fixed {
@@ -30,6 +32,7 @@ impl Fixed {
             n_preparing: 0,
             staged: VecDeque::new(),
             n_named: 0,
+            n_running: 0,
         }
     }
 
@@ -59,11 +62,16 @@ impl Driver for Fixed {
             Event::Free { .. } => self.n_named -= 1,
             Event::Answer { result, .. } => {
                 result?;
+                self.n_running -= 1;
                 return Ok(true);
             }
             Event::Ready(_) => {}
         }
         Ok(false)
+    }
+
+    fn settle(&mut self) -> anyhow::Result<()> {
+        Ok(())
     }
 
     fn feed(&mut self) -> anyhow::Result<()> {
@@ -77,8 +85,13 @@ impl Driver for Fixed {
                 return Ok(());
             }
             self.n_named += 1;
+            self.n_running += self.batch;
             let batch = self.staged.drain(..self.batch);
             self.worker.send(run_message(batch))?;
         }
+    }
+
+    fn is_idle(&self) -> bool {
+        self.n_running == 0
     }
 }

@@ -99,35 +99,43 @@ impl Learned {
         })
     }
 
-    /// Returns the instances, and the sizes of batches that were run.
+    /// Returns the instances, and what was learned: the batch that is chosen, and microseconds per
+    /// item by items of a batch.
     pub(super) fn description(&self) -> String {
         let snapshot = self.scheduler.snapshot();
-        let counters = snapshot.revisions.first().map(|revision| revision.counters);
-        let counters = counters.unwrap_or_default();
-        let mean = counters.answered as f64 / counters.runs.max(1) as f64;
-        format!("{}, mean batch {mean:.1}", self.instances)
+        let curves = snapshot.revisions.iter().flat_map(|known| &known.curves);
+        let curves: Vec<String> = curves
+            .map(|curve| {
+                let points = curve.points.iter().map(|point| {
+                    let micros = point.slot_time.as_secs_f64() * 1e6 / f64::from(point.items);
+                    format!("{}: {micros:.0}", point.items)
+                });
+                let points: Vec<String> = points.collect();
+                format!("batch {}, µs by items {}", curve.best, points.join(", "))
+            })
+            .collect();
+        format!("{}, {}", self.instances, curves.join("; "))
     }
 
     fn now(&self) -> Time {
         Time::default().saturating_add(self.epoch.elapsed())
     }
 
-    fn carry_out(&mut self) -> anyhow::Result<()> {
-        self.scheduler.drain_actions(&mut self.actions);
-        for action in self.actions.drain(..) {
-            match action {
-                Action::Stage { key, .. } => self.worker.stage(&self.subject, key.to_bits())?,
-                Action::Run { batch, .. } => {
-                    let ids = batch.into_iter().map(Key::to_bits);
-                    self.worker.send(run_message(ids))?;
-                }
-                Action::Forget { key, .. } => {
-                    let ids = std::iter::once(key.to_bits());
-                    self.worker.send(forget_message(ids))?;
-                }
-                other => anyhow::bail!("did not expect {other:?}"),
-            }
-        }
+    fn offer(&mut self) -> anyhow::Result<()> {
+        let now = self.now();
+        let offer = Offer {
+            deadline: now.saturating_add(DEADLINE),
+            cost: Cost {
+                bytes: self.subject.input().data.len() as u64,
+                pixels: 0,
+                items: 1,
+            },
+            staging: self.staging,
+            class: Class::Interactive,
+        };
+        let offered = self.scheduler.offer(now, self.revision, offer, ());
+        anyhow::ensure!(offered.is_ok(), "not admitted: {offered:?}");
+        self.n_open += 1;
         Ok(())
     }
 }
@@ -156,26 +164,35 @@ impl Driver for Learned {
         Ok(false)
     }
 
+    fn settle(&mut self) -> anyhow::Result<()> {
+        self.scheduler.drain_actions(&mut self.actions);
+        for action in self.actions.drain(..) {
+            match action {
+                Action::Stage { key, .. } => self.worker.stage(&self.subject, key.to_bits())?,
+                Action::Run { batch, .. } => {
+                    let ids = batch.into_iter().map(Key::to_bits);
+                    self.worker.send(run_message(ids))?;
+                }
+                Action::Forget { key, .. } => {
+                    let ids = std::iter::once(key.to_bits());
+                    self.worker.send(forget_message(ids))?;
+                }
+                other => anyhow::bail!("did not expect {other:?}"),
+            }
+        }
+        Ok(())
+    }
+
     fn feed(&mut self) -> anyhow::Result<()> {
         // As many wait as are staged.
-        let backlog = 2 * self.worker.credits.stage_entries;
-        while self.n_open < backlog {
-            let now = self.now();
-            let offer = Offer {
-                deadline: now.saturating_add(DEADLINE),
-                cost: Cost {
-                    bytes: self.subject.input().data.len() as u64,
-                    pixels: 0,
-                    items: 1,
-                },
-                staging: self.staging,
-                class: Class::Interactive,
-            };
-            let offered = self.scheduler.offer(now, self.revision, offer, ());
-            anyhow::ensure!(offered.is_ok(), "not admitted: {offered:?}");
-            self.n_open += 1;
+        while self.n_open < 2 * self.worker.credits.stage_entries {
+            self.offer()?;
         }
-        self.carry_out()
+        self.settle()
+    }
+
+    fn is_idle(&self) -> bool {
+        self.n_open == 0
     }
 }
 
