@@ -415,6 +415,22 @@ mod tests {
     }
 
     #[test]
+    fn a_size_that_seemed_to_take_nothing_is_learned_anew() {
+        let mut curve = Curve::new(1);
+        saturate(&mut curve, 20, |_| Duration::ZERO);
+        saturate(&mut curve, 200, |_| us(10_000));
+        assert!(curve.duration(1).unwrap() > us(9_000));
+    }
+
+    #[test]
+    fn seeds_of_no_time_or_of_hours_are_not_believed() {
+        let mut curve = Curve::new(4);
+        curve.seed(&[(1, Duration::ZERO), (2, Duration::MAX)]);
+        assert_eq!(curve.duration(1), None);
+        assert_eq!(curve.probe(), Some(1), "it still climbs");
+    }
+
+    #[test]
     fn between_measured_sizes_it_is_a_line_and_beyond_them_no_gain_is_assumed() {
         let mut curve = Curve::new(64);
         assert_eq!(curve.duration(3), None);

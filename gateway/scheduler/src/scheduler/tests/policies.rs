@@ -289,6 +289,21 @@ fn an_offer_that_a_cold_start_makes_late_is_refused_and_starts_it_all_the_same()
 }
 
 #[test]
+fn a_start_that_takes_longer_than_the_idle_window_is_waited_for() {
+    let mut f = cold();
+    let key = f.offer_at(ms(0), s(1000)).unwrap();
+    f.scheduler.cancel(ms(0), key);
+    f.pass(s(100));
+    assert_eq!(f.state().replicas.len(), 1, "it starts");
+    let replica = f.launched()[0];
+    f.scheduler.replica_up(s(100), replica, ROOMY);
+    f.pass(s(150));
+    assert_eq!(f.state().replicas.len(), 1, "it had no chance yet");
+    f.pass(s(170));
+    assert_eq!(f.state().replicas.len(), 0);
+}
+
+#[test]
 fn what_waits_through_a_cold_start_is_counted_once_a_run_is_measured() {
     let mut f = cold();
     for _ in 0..10 {
@@ -752,6 +767,34 @@ fn a_replica_whose_staged_entries_wait_for_long_does_not_hang() {
     assert_eq!(f.actions(), [Action::Kill { replica }]);
 }
 
+#[test]
+fn a_replica_that_waited_for_cores_is_given_time_for_what_it_is_sent() {
+    let patient = RevisionLimits {
+        run_limit: Duration::from_secs(100),
+        ..RevisionLimits::default()
+    };
+    let mut two = Shared::new(1, u64::MAX, &[patient, RevisionLimits::default()]);
+    let [a, b] = two.up(&[ROOMY; 2])[..] else {
+        panic!("there are two");
+    };
+    two.offer(ms(0), 0, s(1000));
+    two.offer(ms(0), 1, s(1000));
+    assert_eq!(two.ran(), [a]);
+    let picture = Offer {
+        deadline: s(1000),
+        cost: ONE,
+        staging: PICTURE,
+        class: Class::Interactive,
+    };
+    two.scheduler.advance(s(49));
+    let revision = two.revisions[1];
+    two.scheduler.offer(s(50), revision, picture, 'p').unwrap();
+    two.scheduler.advance(s(54));
+    assert!(!two.taken().iter().any(is_kill));
+    two.scheduler.advance(s(60));
+    assert_eq!(two.taken(), [Action::Kill { replica: b }]);
+}
+
 // === How many replicas ===
 
 #[test]
@@ -864,6 +907,18 @@ fn a_draining_replica_gets_nothing_more_and_ends_when_it_holds_nothing() {
 }
 
 // === Crashes ===
+
+#[test]
+fn a_retired_revision_whose_last_run_dies_is_gone_and_launches_nothing() {
+    let (mut f, replica) = seeded(1, &[]);
+    let a = f.offer_at(ms(0), s(10)).unwrap();
+    f.scheduler.retire_revision(ms(0), f.revision);
+    f.scheduler.cancel(ms(0), a);
+    f.actions();
+    f.scheduler.replica_down(ms(1), replica);
+    assert_eq!(f.actions(), []);
+    assert_eq!(f.scheduler.snapshot(), Snapshot::default());
+}
 
 #[test]
 fn crashes_on_different_entries_without_an_answer_between_them_put_the_model_off() {
