@@ -104,6 +104,8 @@ impl Site {
             .args(measuring)
             .args(options)
             .env_remove("RUST_LOG")
+            // Its port is one, and several gateways run at a time.
+            .env("HEARTH_GRPC_LISTEN", "")
             .stderr(Stdio::piped())
             .spawn()?;
         let log = process.stderr.take().context("no log")?;

@@ -33,6 +33,9 @@ const MOST_SEEDED: Duration = Duration::from_secs(3600);
 /// Runs after which a size may be chosen, and after which outliers are cut.
 const TRUSTED: u32 = 2;
 
+/// Runs of other sizes after which what is known of a size is old.
+const STALE: u64 = 128;
+
 /// A larger batch has to cost this much less per item.
 const GAIN: f64 = 0.99;
 
@@ -65,6 +68,8 @@ pub(crate) struct Curve {
 struct Point {
     nanos: f64,
     weight: u32,
+    /// How many runs of the curve there had been at its latest.
+    seen: u64,
 }
 
 /// The curves of a revision.
@@ -127,6 +132,7 @@ impl Curve {
                 *point = Point {
                     nanos: duration.as_nanos() as f64,
                     weight: TRUSTED,
+                    seen: self.n_runs,
                 };
                 self.climb = 0;
             }
@@ -148,6 +154,11 @@ impl Curve {
         {
             nanos = nanos.min((expected * OUTLIER).max(RESOLUTION));
         }
+        // What was learned long ago was learned under another load: half of it is kept.
+        if self.n_runs.saturating_sub(point.seen) > STALE {
+            point.weight = point.weight.min(1);
+        }
+        point.seen = self.n_runs;
         point.weight = (point.weight + 1).min(MEMORY);
         point.nanos += (nanos - point.nanos) / f64::from(point.weight);
         self.n_runs += 1;

@@ -10,9 +10,16 @@ use crate::slab::Index;
 use crate::stage::Stage;
 use crate::{Bucket, Class, Cost, Key, RevisionId, Time};
 
-/// A run may be named this long before a slot is predicted to be free: about what a message takes to
-/// the worker and back. Earlier, and a batch would be closed that could still grow.
-const AHEAD: Duration = Duration::from_micros(150);
+/// What a message takes to the worker and back while that was not measured, and at least: a run may
+/// be named so long before a slot is predicted to be free. Earlier, and a batch would be closed that
+/// could still grow.
+const ROUND_TRIP: Duration = Duration::from_micros(150);
+
+/// The same at most: a gateway that takes longer has another trouble.
+const MAX_ROUND_TRIP: Duration = Duration::from_millis(50);
+
+/// Runs named beyond the slots at most. Workers have room for as many (`MAX_NAMED_AHEAD` there).
+const MAX_NAMED_AHEAD: usize = 16;
 
 /// Names a replica until it is down or stopped; its replacement has another name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
@@ -92,6 +99,10 @@ pub(crate) struct Run {
     pub(crate) began: Time,
     /// How long it is predicted to take; zero while nothing is known.
     pub(crate) predicted: Duration,
+    /// Of that, how long the engine works; all of it where that is not known.
+    pub(crate) engine: Duration,
+    /// What the engine had to do before it when it was named.
+    pub(crate) queued: Duration,
     /// When it is predicted to end.
     pub(crate) ends: Time,
 }
@@ -145,17 +156,36 @@ impl Replica {
         self.runs.len().min(self.n_slots())
     }
 
-    /// Whether a run may be named although no slot is free, because one is about to be. Of a run that
-    /// has taken longer than predicted nothing is known any more.
-    pub(crate) fn may_name_ahead(&self, now: Time) -> bool {
-        let soon = now.saturating_add(AHEAD);
-        !self.runs.is_empty()
-            && self.runs.len() == self.n_slots()
-            && self.runs.iter().any(|run| {
-                !run.predicted.is_zero()
-                    && run.ends <= soon
-                    && now <= run.ends.saturating_add(AHEAD)
-            })
+    /// Whether a run may be named although no slot is free: while the worker is predicted to be
+    /// through with all that was named before a message could go to it and back. Under load that is
+    /// many times what a short run takes, and naming one at a time would leave the worker idle. Of a
+    /// run that takes longer than it could nothing is known any more.
+    pub(crate) fn may_name_ahead(&self, now: Time, round_trip: Option<Duration>) -> bool {
+        let n_slots = self.n_slots();
+        if self.runs.len() < n_slots || self.runs.len() >= n_slots + MAX_NAMED_AHEAD {
+            return false;
+        }
+        let round_trip = round_trip
+            .unwrap_or_default()
+            .clamp(ROUND_TRIP, MAX_ROUND_TRIP);
+        let mut queued = Duration::ZERO;
+        for (place, run) in self.runs.iter().enumerate() {
+            let worked = match place < n_slots {
+                true => now.saturating_since(run.began),
+                false => Duration::ZERO,
+            };
+            if run.engine.is_zero() || worked > run.engine + 2 * round_trip {
+                return false;
+            }
+            queued += run.engine.saturating_sub(worked);
+        }
+        queued <= round_trip * n_slots as u32
+    }
+
+    /// Returns what the engine is predicted to take for all that was named, over the slots.
+    pub(crate) fn queued(&self) -> Duration {
+        let engine: Duration = self.runs.iter().map(|run| run.engine).sum();
+        engine / self.n_slots().max(1) as u32
     }
 
     /// Whether nothing is staged, runs, or is being post-processed.

@@ -116,6 +116,10 @@ pub(crate) struct Revision {
     pub(crate) n_runs: usize,
     pub(crate) ends_sum: u128,
     pub(crate) curves: Curves,
+    /// The same of the engine's own time, as workers say it.
+    pub(crate) engine: Curves,
+    /// Mean time of a run that was neither the engine's nor spent behind other runs.
+    pub(crate) round_trip: Mean,
     pub(crate) demand: Demand,
     /// Mean time from launch to up, from sent to staged, and from the end of a run to the answer.
     pub(crate) start_time: Mean,
@@ -221,6 +225,8 @@ impl Revision {
             n_runs: 0,
             ends_sum: 0,
             curves: Curves::new(limits.max_batch),
+            engine: Curves::new(limits.max_batch),
+            round_trip: Mean::default(),
             demand: Demand::new(),
             start_time: Mean::default(),
             staging_time: Mean::default(),

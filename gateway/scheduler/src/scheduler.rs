@@ -275,6 +275,26 @@ impl<E: Clone> Scheduler<E> {
         })
     }
 
+    /// Hears how long the engine took for a run that is about to leave its slot. The rest of its time
+    /// is the way to the worker and back, and what keeps the caller from hearing of it.
+    pub fn engine_took(&mut self, now: Time, replica: ReplicaId, run: Key, took: Duration) {
+        self.now = self.now.max(now);
+        let Some(replica) = self.replicas.get(replica.0) else {
+            return;
+        };
+        let Some(run) = replica.runs.iter().find(|other| other.name == run) else {
+            return;
+        };
+        let Some(revision) = self.revisions.get_mut(replica.revision.0) else {
+            return;
+        };
+        let whole = self.now.saturating_since(run.named);
+        revision
+            .round_trip
+            .observe(whole.saturating_sub(run.queued).saturating_sub(took));
+        revision.engine.observe(run.bucket, run.items, took);
+    }
+
     /// Hears that a run at this replica has left its slot; its entries may yet have to be answered.
     /// The run's name is its first entry, whatever has become of that.
     pub fn slot_freed(&mut self, now: Time, replica: ReplicaId, run: Key) {

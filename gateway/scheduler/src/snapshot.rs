@@ -50,6 +50,8 @@ pub struct CurvePoint {
     pub items: u32,
     /// Mean time in a slot.
     pub slot_time: Duration,
+    /// Mean time of the engine in it, as workers say.
+    pub engine_time: Option<Duration>,
     /// Runs that it is known by, counted up to 16.
     pub runs: u32,
 }

@@ -44,7 +44,7 @@ pub(crate) struct Catalog {
 /// A version of the store, and what became of it.
 #[derive(Clone, Debug)]
 pub(crate) struct Listed {
-    stored: StoredVersion,
+    pub(crate) stored: StoredVersion,
     pub(crate) state: State,
     /// The files in the store are no longer those that are served.
     pub(crate) is_changed: bool,
@@ -354,7 +354,8 @@ impl Catalog {
         }
     }
 
-    fn all(&self) -> Vec<Listed> {
+    /// Returns every version there is, whatever became of it.
+    pub(crate) fn all(&self) -> Vec<Listed> {
         let models = self.models.read().unwrap_or_else(PoisonError::into_inner);
         models
             .values()

@@ -1,8 +1,9 @@
 //! What `hearth serve` was told, checked.
 
-use std::net::SocketAddr;
+use std::net::{AddrParseError, SocketAddr};
 use std::num::NonZero;
 use std::path::PathBuf;
+use std::str::FromStr;
 use std::time::Duration;
 
 use clap::Args;
@@ -20,6 +21,19 @@ pub(crate) struct ServeOptions {
         value_name = "ADDRESS"
     )]
     pub(crate) listen: SocketAddr,
+
+    /// Address to speak gRPC on; port 0 picks a free one, nothing at all turns it off
+    #[arg(
+        long,
+        env = "HEARTH_GRPC_LISTEN",
+        default_value = "127.0.0.1:8081",
+        value_name = "ADDRESS"
+    )]
+    pub(crate) grpc_listen: GrpcListen,
+
+    /// Largest gRPC message, at most 128MiB; beyond it OUT_OF_RANGE
+    #[arg(long, env = "HEARTH_GRPC_MAX_MESSAGE", default_value = "64MiB", value_parser = parse_bytes, value_name = "BYTES")]
+    pub(crate) grpc_max_message: u64,
 
     /// Folder of models: NAME/VERSION/model.yaml
     #[arg(long, env = "HEARTH_STORE", value_name = "DIR")]
@@ -92,6 +106,19 @@ pub(crate) struct ServeOptions {
     pub(crate) otlp_endpoint: Option<String>,
 }
 
+/// Where gRPC is spoken, if it is.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct GrpcListen(pub(crate) Option<SocketAddr>);
+
+impl FromStr for GrpcListen {
+    type Err = AddrParseError;
+
+    fn from_str(text: &str) -> Result<Self, AddrParseError> {
+        let address = (!text.is_empty()).then(|| text.parse());
+        address.transpose().map(Self)
+    }
+}
+
 /// How workers are started.
 #[derive(Args, Clone, Debug)]
 pub(crate) struct WorkerOptions {
@@ -147,11 +174,20 @@ impl ServeOptions {
     /// # Errors
     /// A sentence that says what to do.
     pub(crate) fn check(&self) -> anyhow::Result<()> {
+        for listen in [Some(self.listen), self.grpc_listen.0]
+            .into_iter()
+            .flatten()
+        {
+            anyhow::ensure!(
+                listen.ip().is_loopback(),
+                "refusing to listen on {listen} without credentials: anybody who reaches it could \
+                 use it; listen on 127.0.0.1 and put a proxy that checks credentials before it"
+            );
+        }
         anyhow::ensure!(
-            self.listen.ip().is_loopback(),
-            "refusing to listen on {} without credentials: anybody who reaches it could use it; \
-             listen on 127.0.0.1 and put a proxy that checks credentials before it",
-            self.listen
+            self.grpc_max_message <= MAX_ENTRY_BYTES,
+            "--grpc-max-message is {}, a worker takes at most {MAX_ENTRY_BYTES} bytes",
+            self.grpc_max_message
         );
         anyhow::ensure!(
             self.max_body <= MAX_ENTRY_BYTES,

@@ -316,8 +316,11 @@ impl Dispatcher {
         self.turn(|scheduler, now| scheduler.staged(now, replica, key, bucket));
     }
 
-    pub(crate) fn slot_freed(self: &Arc<Self>, replica: ReplicaId, run: Key) {
-        self.turn(|scheduler, now| scheduler.slot_freed(now, replica, run));
+    pub(crate) fn slot_freed(self: &Arc<Self>, replica: ReplicaId, run: Key, infer: Duration) {
+        self.turn(|scheduler, now| {
+            scheduler.engine_took(now, replica, run, infer);
+            scheduler.slot_freed(now, replica, run);
+        });
     }
 
     /// Hears how many bytes of memory a worker takes.

@@ -6,6 +6,7 @@ mod config;
 mod data;
 mod dispatcher;
 mod entry;
+mod grpc;
 mod launcher;
 mod measurements;
 mod metrics;

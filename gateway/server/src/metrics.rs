@@ -1,7 +1,9 @@
 //! What is counted, as Prometheus reads it.
 
 use std::fmt::Write as _;
-use std::time::Duration;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, SystemTime};
 
 use gateway_scheduler::Snapshot;
 use model_store::{ModelName, Version};
@@ -11,6 +13,7 @@ use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::{Registry, Unit};
+use workers_protocol::oip::{InferStatistics, StatisticDuration};
 use workers_protocol::wire::Timing;
 
 use crate::timeline::Timeline;
@@ -20,14 +23,67 @@ use crate::timeline::Timeline;
 pub(crate) struct RevisionMetrics {
     phases: [Histogram; PHASES.len()],
     batch_size: Histogram,
+    totals: Arc<Totals>,
+}
+
+/// Sums over the answered requests of a revision.
+#[derive(Debug, Default)]
+struct Totals {
+    answered: AtomicU64,
+    last_answer_ms: AtomicU64,
+    total_ns: AtomicU64,
+    queue_ns: AtomicU64,
+    decode_ns: AtomicU64,
+    infer_ns: AtomicU64,
+    post_ns: AtomicU64,
+}
+
+impl Totals {
+    fn add(&self, timeline: &Timeline, timing: &Timing) {
+        let add = |sum: &AtomicU64, took: Duration| {
+            let ns = u64::try_from(took.as_nanos()).unwrap_or(u64::MAX);
+            sum.fetch_add(ns, Ordering::Relaxed);
+        };
+        // A number, not an event: nothing is read because of it.
+        self.answered.fetch_add(1, Ordering::Relaxed);
+        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+        let now_ms = now.map_or(0, |now| now.as_millis() as u64);
+        self.last_answer_ms.store(now_ms, Ordering::Relaxed);
+        add(&self.total_ns, timeline.total);
+        add(&self.queue_ns, timeline.queue + timeline.cold);
+        add(&self.decode_ns, timing.decode);
+        add(&self.infer_ns, timing.infer);
+        add(&self.post_ns, timing.post);
+    }
 }
 
 impl RevisionMetrics {
+    /// Returns the statistics of the Open Inference Protocol's extension: of those that succeeded,
+    /// and when the last did, in milliseconds since 1970.
+    pub(crate) fn statistics(&self) -> (InferStatistics, u64) {
+        let totals = &self.totals;
+        let count = totals.answered.load(Ordering::Relaxed);
+        let of = |sum: &AtomicU64| {
+            let ns = sum.load(Ordering::Relaxed);
+            Some(StatisticDuration { count, ns })
+        };
+        let statistics = InferStatistics {
+            success: of(&totals.total_ns),
+            queue: of(&totals.queue_ns),
+            compute_input: of(&totals.decode_ns),
+            compute_infer: of(&totals.infer_ns),
+            compute_output: of(&totals.post_ns),
+            ..InferStatistics::default()
+        };
+        (statistics, totals.last_answer_ms.load(Ordering::Relaxed))
+    }
+
     pub(crate) fn observe(&self, timeline: &Timeline, timing: &Timing) {
         for ((.., took), histogram) in PHASES.iter().zip(&self.phases) {
             histogram.observe(took(timeline, timing).as_secs_f64());
         }
         self.batch_size.observe(f64::from(timing.batch_size));
+        self.totals.add(timeline, timing);
     }
 }
 
@@ -118,6 +174,7 @@ impl Metrics {
                 .each_ref()
                 .map(|phase| phase.get_or_create(&labels).clone()),
             batch_size: self.batch_size.get_or_create(&labels).clone(),
+            totals: Arc::default(),
         }
     }
 

@@ -199,7 +199,9 @@ impl Replica {
                 Event::Staged { id, bucket } => {
                     self.dispatcher.staged(self.id, key(&id)?, Bucket(bucket));
                 }
-                Event::Free { run } => self.dispatcher.slot_freed(self.id, key(&run)?),
+                Event::Free { run, infer } => {
+                    self.dispatcher.slot_freed(self.id, key(&run)?, infer);
+                }
                 Event::Answer { id, result } => {
                     self.dispatcher.answered(self.id, key(&id)?, result);
                 }

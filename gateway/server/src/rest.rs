@@ -2,7 +2,7 @@
 
 mod body;
 mod error;
-mod guard;
+pub(crate) mod guard;
 mod infer;
 mod models;
 mod picture;
@@ -152,8 +152,8 @@ fn route_of(request: &Request) -> &'static str {
 }
 
 /// An answered entry.
-struct Answered {
-    answer: Answer,
+pub(crate) struct Answered {
+    pub(crate) answer: Answer,
     timeline: Timeline,
 }
 
@@ -230,7 +230,7 @@ impl Front {
     /// Returns the terms that a request asks for: when its caller stops waiting, which is after
     /// `X-Request-Timeout-Ms`, the model's own time, or the default, from now; and whether anybody
     /// does. Asked for before the body is read, so a body that trickles in uses the time up.
-    fn terms(
+    pub(crate) fn terms(
         &self,
         headers: &HeaderMap,
         revision: &Revision,
@@ -277,8 +277,8 @@ impl Front {
 
 /// On what terms a request is served.
 #[derive(Clone, Copy, Debug)]
-struct Terms {
-    deadline: Deadline,
+pub(crate) struct Terms {
+    pub(crate) deadline: Deadline,
     class: Class,
     trace: Option<Trace>,
 }
@@ -293,7 +293,7 @@ struct Admission {
 
 /// Does work in proportion to so many bytes; where they are many, the other connections of this
 /// thread are handed to another one first.
-fn for_bytes<T>(bytes: usize, work: impl FnOnce() -> T) -> T {
+pub(crate) fn for_bytes<T>(bytes: usize, work: impl FnOnce() -> T) -> T {
     if bytes > PART_BYTES {
         tokio::task::block_in_place(work)
     } else {

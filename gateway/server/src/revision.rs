@@ -5,6 +5,7 @@ use std::sync::{Arc, OnceLock};
 
 use gateway_scheduler::RevisionId;
 use model_store::{CachedVersion, Digest, Measurement, ModelName, Version};
+use workers_protocol::InferError;
 
 use crate::metrics::RevisionMetrics;
 use crate::poison::Poison;
@@ -28,6 +29,21 @@ impl Revision {
     /// Returns what it can do on this machine, or `None` where that was not measured yet.
     pub(crate) fn measurement(&self) -> Option<&Measurement> {
         self.measured.get()
+    }
+
+    /// Checks that it takes tensors.
+    ///
+    /// # Errors
+    /// `InvalidArgument` of a model of pictures, saying where those go.
+    pub(crate) fn takes_tensors(&self) -> Result<(), InferError> {
+        match self.model.spec.task {
+            None => Ok(()),
+            Some(_) => {
+                let name = &self.name;
+                let message = format!("model `{name}` takes pictures: POST one to /run/{name}");
+                Err(InferError::invalid(message))
+            }
+        }
     }
 
     /// Returns the digest of all that a replica loads.

@@ -8,7 +8,7 @@ use anyhow::Context as _;
 use gateway_scheduler::RevisionLimits;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
 
 use crate::budget::Budget;
@@ -20,8 +20,9 @@ use crate::measurements::Measurements;
 use crate::metrics::Metrics;
 use crate::replica::ProcessLauncher;
 use crate::rest::{self, Front, Limits};
+use crate::server::Protocol;
 use crate::trace::Tracer;
-use crate::{data, server};
+use crate::{data, grpc, server};
 
 /// Serves until SIGTERM or SIGINT, then answers what is in flight and ends the workers. A second
 /// signal ends at once.
@@ -37,6 +38,14 @@ pub(crate) async fn serve(options: ServeOptions) -> anyhow::Result<()> {
         .await
         .with_context(|| format!("can't listen on {}", options.listen))?;
     let address = listener.local_addr()?;
+    let grpc_listener = match options.grpc_listen.0 {
+        Some(address) => Some(
+            TcpListener::bind(address)
+                .await
+                .with_context(|| format!("can't listen on {address} for gRPC"))?,
+        ),
+        None => None,
+    };
     let tracer = Arc::new(Tracer::start(options.otlp_endpoint.as_deref())?);
 
     let pool = Pool::new(Arc::clone(&worker), usize::try_from(options.spare_workers)?);
@@ -90,15 +99,29 @@ pub(crate) async fn serve(options: ServeOptions) -> anyhow::Result<()> {
             timeout: options.request_timeout(),
         },
     };
+    let (drain, draining) = watch::channel(false);
+    let front = Arc::new(front);
+    let room = Arc::new(Semaphore::new(options.max_connections as usize));
+    let mut serving = JoinSet::new();
+    if let Some(listener) = grpc_listener {
+        let limit = usize::try_from(options.grpc_max_message)?;
+        tracing::info!("gRPC on {}", listener.local_addr()?);
+        serving.spawn(server::serve(
+            listener,
+            Protocol::Grpc,
+            grpc::router(Arc::clone(&front), limit, &draining),
+            Arc::clone(&room),
+            draining.clone(),
+        ));
+    }
     tracing::info!(
         "listening on http://{address} , open to this machine: no credentials are asked for"
     );
-    let (drain, draining) = watch::channel(false);
-    let router = rest::router(Arc::new(front));
-    let serving = tokio::spawn(server::serve(
+    serving.spawn(server::serve(
         listener,
-        router,
-        options.max_connections,
+        Protocol::Http,
+        rest::router(front),
+        room,
         draining,
     ));
 
@@ -107,7 +130,10 @@ pub(crate) async fn serve(options: ServeOptions) -> anyhow::Result<()> {
     let stop = async {
         drain.send_replace(true);
         let timeout = Duration::from_secs(options.drain_timeout_s);
-        if tokio::time::timeout(timeout, serving).await.is_err() {
+        if tokio::time::timeout(timeout, serving.join_all())
+            .await
+            .is_err()
+        {
             tracing::warn!(
                 seconds = timeout.as_secs(),
                 "requests in flight were given up"

@@ -4,38 +4,65 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
-use hyper::server::conn::http1;
-use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper::server::conn::{http1, http2};
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, watch};
+use tokio::task::JoinSet;
 
 /// A connection's read buffer at most. It is memory that no budget counts, so it is small.
 const READ_BUFFER_BYTES: usize = 64 << 10;
 /// A client that has not sent its request's head in this time is slow on purpose.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(15);
+/// Calls of one gRPC connection at a time; clients wait with those beyond.
+const MAX_STREAMS: u32 = 1024;
+/// Metadata of a call at most, as much as the head of a request.
+const MAX_METADATA_BYTES: u32 = 64 << 10;
+/// What a call may send before it is read.
+const STREAM_WINDOW_BYTES: u32 = 1 << 20;
+/// What the calls of a connection may send together before it is read.
+const CONNECTION_WINDOW_BYTES: u32 = 4 << 20;
+/// A gRPC connection may be idle for long; whether its client still lives is asked this often.
+const PING_INTERVAL: Duration = Duration::from_secs(60);
 
-/// Serves connections, at most so many at a time, until told to drain; returns when the last has
-/// been answered.
+/// What is spoken on a listener.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Protocol {
+    /// HTTP/1.1.
+    Http,
+    /// gRPC, so HTTP/2 from the first byte.
+    Grpc,
+}
+
+/// Serves connections while there is room, which listeners share, until told to drain; returns when
+/// the last of this listener has been answered.
 pub(crate) async fn serve(
     listener: TcpListener,
+    protocol: Protocol,
     router: Router,
-    max_connections: u32,
+    room: Arc<Semaphore>,
     mut drain: watch::Receiver<bool>,
 ) {
-    let room = Arc::new(Semaphore::new(max_connections as usize));
+    let mut connections = JoinSet::new();
     loop {
         let accepted = async {
-            // Beyond the limit connections wait in the system's queue.
-            let permit = Arc::clone(&room).acquire_owned().await;
-            (permit, listener.accept().await)
+            let accepted = listener.accept().await;
+            // One is accepted and not read, the others wait in the system's queue: a listener whose
+            // turn has not come takes no room from the other.
+            (Arc::clone(&room).acquire_owned().await, accepted)
         };
         tokio::select! {
             (permit, accepted) = accepted => match accepted {
                 Ok((socket, _)) => {
-                    let connection = connection(socket, router.clone(), drain.clone());
-                    tokio::spawn(async move {
-                        connection.await;
+                    let (router, drain) = (router.clone(), drain.clone());
+                    connections.spawn(async move {
+                        // Answers are written whole; waiting to fill a segment only delays them.
+                        let _ = socket.set_nodelay(true);
+                        match protocol {
+                            Protocol::Http => http_connection(socket, router, drain).await,
+                            Protocol::Grpc => grpc_connection(socket, router, drain).await,
+                        }
                         drop(permit);
                     });
                 }
@@ -46,17 +73,16 @@ pub(crate) async fn serve(
                     tokio::time::sleep(Duration::from_millis(50)).await;
                 }
             },
+            // What has ended is forgotten while others come.
+            Some(_) = connections.join_next() => {}
             () = asked_to_drain(&mut drain) => break,
         }
     }
     drop(listener);
-    // All permits are back when all connections are closed; the semaphore is never closed.
-    let _ = room.acquire_many(max_connections).await;
+    while connections.join_next().await.is_some() {}
 }
 
-async fn connection(socket: TcpStream, router: Router, mut drain: watch::Receiver<bool>) {
-    // Answers are written whole; waiting to fill a segment only delays them.
-    let _ = socket.set_nodelay(true);
+async fn http_connection(socket: TcpStream, router: Router, mut drain: watch::Receiver<bool>) {
     let connection = http1::Builder::new()
         .max_buf_size(READ_BUFFER_BYTES)
         .timer(TokioTimer::new())
@@ -73,7 +99,27 @@ async fn connection(socket: TcpStream, router: Router, mut drain: watch::Receive
     }
 }
 
-async fn asked_to_drain(drain: &mut watch::Receiver<bool>) {
+async fn grpc_connection(socket: TcpStream, router: Router, mut drain: watch::Receiver<bool>) {
+    let connection = http2::Builder::new(TokioExecutor::new())
+        .timer(TokioTimer::new())
+        .max_concurrent_streams(MAX_STREAMS)
+        .max_header_list_size(MAX_METADATA_BYTES)
+        .initial_stream_window_size(STREAM_WINDOW_BYTES)
+        .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
+        .keep_alive_interval(PING_INTERVAL)
+        .keep_alive_timeout(HEAD_TIMEOUT)
+        .serve_connection(TokioIo::new(socket), TowerToHyperService::new(router));
+    tokio::pin!(connection);
+    tokio::select! {
+        _ = connection.as_mut() => {}
+        () = asked_to_drain(&mut drain) => {
+            connection.as_mut().graceful_shutdown();
+            let _ = connection.await;
+        }
+    }
+}
+
+pub(crate) async fn asked_to_drain(drain: &mut watch::Receiver<bool>) {
     // A sender that is gone means the end as well.
     let _ = drain.wait_for(|&drain| drain).await;
 }

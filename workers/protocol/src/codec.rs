@@ -172,6 +172,11 @@ impl RequestJson<'_> {
 // === impl InferRequest ===
 
 impl InferRequest {
+    /// Returns the bytes of all inputs.
+    pub fn input_bytes(&self) -> usize {
+        self.inputs.iter().map(|input| input.data.len()).sum()
+    }
+
     /// Parses a body; `json_bytes` is the value of `Inference-Header-Content-Length`.
     ///
     /// Binary tensors share the body's memory; for those of JSON `reserve` is asked for room, in
@@ -345,7 +350,11 @@ impl EncodedAnswer {
     }
 }
 
-fn choose<'a>(
+/// Returns the outputs that a request asked for, in its order, and whether each is to be binary.
+///
+/// # Errors
+/// `InvalidArgument` for an output that the model has not.
+pub fn choose<'a>(
     request: &InferRequest,
     outputs: &'a [Tensor],
 ) -> Result<Vec<(&'a Tensor, bool)>, InferError> {

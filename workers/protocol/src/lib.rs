@@ -13,6 +13,14 @@ mod error;
     missing_docs,
     clippy::allow_attributes,
     clippy::allow_attributes_without_reason,
+    reason = "generated from proto/health.proto"
+)]
+pub mod health;
+#[rustfmt::skip]
+#[expect(
+    missing_docs,
+    clippy::allow_attributes,
+    clippy::allow_attributes_without_reason,
     reason = "generated from proto/open_inference.proto"
 )]
 pub mod oip;

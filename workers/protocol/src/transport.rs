@@ -52,6 +52,24 @@ pub async fn connect<IO>(
 where
     IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
+    let (connection, driver) = connection(io).await?;
+    let client = GrpcInferenceServiceClient::new(connection)
+        .max_decoding_message_size(MAX_MESSAGE_BYTES)
+        .max_encoding_message_size(MAX_MESSAGE_BYTES);
+    Ok((client, driver))
+}
+
+/// Makes what any client of tonic's calls on, of a connected socket. The returned future drives the
+/// connection, to its end.
+///
+/// # Errors
+/// When the socket closes during the handshake.
+pub async fn connection<IO>(
+    io: IO,
+) -> Result<(Connection, impl Future<Output = hyper::Result<()>>), hyper::Error>
+where
+    IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
     let (sender, driver) = hyper::client::conn::http2::Builder::new(TokioExecutor::new())
         .max_frame_size(FRAME_BYTES)
         .max_send_buf_size(PART_BYTES)
@@ -59,10 +77,7 @@ where
         .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
         .handshake(TokioIo::new(io))
         .await?;
-    let client = GrpcInferenceServiceClient::new(Connection(sender))
-        .max_decoding_message_size(MAX_MESSAGE_BYTES)
-        .max_encoding_message_size(MAX_MESSAGE_BYTES);
-    Ok((client, driver))
+    Ok((Connection(sender), driver))
 }
 
 /// Serves a tonic service on a connected socket until the other side closes it.
@@ -101,7 +116,7 @@ impl Service<Request<Body>> for Connection {
         let path = request.uri().path().to_owned();
         if let Ok(uri) = http::Uri::builder()
             .scheme("http")
-            .authority("worker")
+            .authority("localhost")
             .path_and_query(path)
             .build()
         {

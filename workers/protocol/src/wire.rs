@@ -15,7 +15,7 @@
 //! |---|---|
 //! | `hearth_wire: "1"` and [`Credits`] | loaded and ready; the first message |
 //! | `id`, `hearth_staged: bucket` | prepared |
-//! | `hearth_free: id` | the slot of the run whose first id was this is free (post-processing may still be under way) |
+//! | `hearth_free: id`, `infer_us` | the slot of the run whose first id was this is free (post-processing may still be under way) |
 //! | `id`, outputs, [`Timing`] | the answer |
 //! | `id`, `error_message`, `hearth_code` | the answer, an error |
 //!
@@ -40,6 +40,10 @@ use crate::{Code, DrawFormat, InferError, PictureOptions, Tensor, TraceContext};
 
 /// The wire's version, sent with readiness.
 pub const VERSION: &str = "1";
+
+/// Batches that may be named beyond the slots of a worker: what it works on while a message goes to
+/// the gateway and back.
+pub const MAX_NAMED_AHEAD: usize = 16;
 
 /// Largest part of an entry in one message. At this size copying a part takes some tens of
 /// microseconds, which bounds what a run message can wait behind.
@@ -115,6 +119,8 @@ pub enum Event {
     Free {
         /// The first id that the run named, whatever has become of that entry.
         run: String,
+        /// How long the engine took for it.
+        infer: Duration,
     },
     /// The entry's answer; nothing follows for it.
     Answer {
@@ -464,7 +470,14 @@ impl Event {
                     ParameterChoice::Uint64Param(bucket),
                 );
             }
-            Self::Free { run } => {
+            Self::Free { run, infer } => {
+                set(
+                    &mut parameters,
+                    "infer_us",
+                    ParameterChoice::Uint64Param(
+                        u64::try_from(infer.as_micros()).unwrap_or(u64::MAX),
+                    ),
+                );
                 set(
                     &mut parameters,
                     "hearth_free",
@@ -527,6 +540,7 @@ impl Event {
         if let Some(run) = text_of(parameters, "hearth_free") {
             return Ok(Self::Free {
                 run: run.to_owned(),
+                infer: Timing::read(parameters).infer,
             });
         }
         if let Some(bucket) = unsigned_of(parameters, "hearth_staged") {

@@ -226,7 +226,7 @@ impl Instance {
         };
 
         // The slot is free before anything is post-processed, but for what there is no room.
-        events.push(Event::Free { run: name });
+        events.push(Event::Free { run: name, infer });
         let mut later = Vec::new();
         for ((staged, (reply, trace)), result) in staged.into_iter().zip(replies).zip(results) {
             let timing = Timing {

@@ -15,7 +15,7 @@ use model_store::{EngineKind, Instances, Manifest, ModelSpec, Task, TensorSpec};
 use tokio::sync::{Semaphore, mpsc};
 use workers_engine::Engine;
 use workers_ort::{LoadOptions, OrtEngine, Runtime};
-use workers_protocol::wire::{Credits, Event, MAX_ENTRY_BYTES, PICTURE_INPUT};
+use workers_protocol::wire::{Credits, Event, MAX_ENTRY_BYTES, MAX_NAMED_AHEAD, PICTURE_INPUT};
 use workers_protocol::{Assignment, CheckedInputs, InferError, PictureOptions, Tensor};
 use workers_vision::Limits;
 
@@ -440,7 +440,7 @@ impl Model {
     pub(crate) fn start(loaded: Loaded, assignment: &Assignment) -> Result<Self, InferError> {
         let threads = cores(assignment.threads);
         let slots = loaded.spec.instances.max(1) as usize;
-        let (batches, receiver) = mpsc::channel(2 * slots);
+        let (batches, receiver) = mpsc::channel(slots + MAX_NAMED_AHEAD);
         let starter = Starter {
             instances: (0..slots).map(|_| OnceLock::new()).collect(),
             batches: Arc::new(Mutex::new(receiver)),

@@ -14,10 +14,12 @@ use workers_protocol::oip::grpc_inference_service_server::{
     GrpcInferenceService, GrpcInferenceServiceServer,
 };
 use workers_protocol::oip::{
-    ModelInferRequest, ModelInferResponse, ModelMetadataRequest, ModelMetadataResponse,
-    ModelReadyRequest, ModelReadyResponse, ModelStreamInferResponse, ServerLiveRequest,
-    ServerLiveResponse, ServerMetadataRequest, ServerMetadataResponse, ServerReadyRequest,
-    ServerReadyResponse, model_metadata_response::TensorMetadata,
+    ModelConfigRequest, ModelConfigResponse, ModelInferRequest, ModelInferResponse,
+    ModelMetadataRequest, ModelMetadataResponse, ModelReadyRequest, ModelReadyResponse,
+    ModelStatisticsRequest, ModelStatisticsResponse, ModelStreamInferResponse,
+    RepositoryIndexRequest, RepositoryIndexResponse, ServerLiveRequest, ServerLiveResponse,
+    ServerMetadataRequest, ServerMetadataResponse, ServerReadyRequest, ServerReadyResponse,
+    model_metadata_response::TensorMetadata,
 };
 use workers_protocol::transport::{self, MAX_MESSAGE_BYTES};
 use workers_protocol::wire::{Command, Event};
@@ -224,6 +226,32 @@ impl GrpcInferenceService for Service {
             .map(|event| Ok(event.into_message()));
         Ok(Response::new(outgoing.boxed()))
     }
+
+    async fn model_config(
+        &self,
+        _: Request<ModelConfigRequest>,
+    ) -> Result<Response<ModelConfigResponse>, Status> {
+        Err(asks_the_gateway())
+    }
+
+    async fn model_statistics(
+        &self,
+        _: Request<ModelStatisticsRequest>,
+    ) -> Result<Response<ModelStatisticsResponse>, Status> {
+        Err(asks_the_gateway())
+    }
+
+    async fn repository_index(
+        &self,
+        _: Request<RepositoryIndexRequest>,
+    ) -> Result<Response<RepositoryIndexResponse>, Status> {
+        Err(asks_the_gateway())
+    }
+}
+
+/// A worker knows its model and none of its settings, statistics and neighbours.
+fn asks_the_gateway() -> Status {
+    Status::unimplemented("a worker does not know this: ask the gateway")
 }
 
 /// Serves plain OIP on a Unix socket, for debugging, until the process ends.

@@ -6,7 +6,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
 use futures_util::StreamExt as _;
@@ -320,7 +320,12 @@ impl Session {
     /// nothing is left of it.
     async fn submit(&self, name: String, entries: Vec<BatchEntry>) {
         if entries.is_empty() {
-            return self.send(Event::Free { run: name }).await;
+            return self
+                .send(Event::Free {
+                    run: name,
+                    infer: Duration::ZERO,
+                })
+                .await;
         }
         let (name, entries) = match self.model.run_short(name, entries) {
             Ok(events) => {
@@ -343,7 +348,10 @@ impl Session {
                 entry.reply.into_event(Err(error))
             };
             let mut events: Vec<_> = batch.entries.into_iter().map(refusal).collect();
-            events.push(Event::Free { run: batch.name });
+            events.push(Event::Free {
+                run: batch.name,
+                infer: Duration::ZERO,
+            });
             let _ = self.events.send(events).await;
         }
     }

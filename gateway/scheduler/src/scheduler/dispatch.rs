@@ -243,7 +243,8 @@ impl<E: Clone> Scheduler<E> {
         let device = device.and_then(|device| self.devices.get(device.0));
         let is_contended = device.is_some_and(|device| !device.blocked.is_empty());
         // What is named ahead takes the cores over, past those who wait for them.
-        let is_ahead = n_free == 0 && !is_contended && replica.may_name_ahead(self.now);
+        let round_trip = revision.round_trip.duration();
+        let is_ahead = n_free == 0 && !is_contended && replica.may_name_ahead(self.now, round_trip);
         if n_free == 0 && !is_ahead {
             return Formed::Nothing;
         }
@@ -274,10 +275,11 @@ impl<E: Clone> Scheduler<E> {
         let n_slots = n_free.min(n_cores as usize).max(1);
         let n_ready = match n_slots {
             // How many there are matters only where they are shared out, or a size is tried.
-            1 if revision
-                .curves
-                .of(bucket)
-                .is_some_and(|c| c.probe().is_none()) =>
+            1 if !is_ahead
+                && revision
+                    .curves
+                    .of(bucket)
+                    .is_some_and(|c| c.probe().is_none()) =>
             {
                 u32::MAX
             }
@@ -287,6 +289,11 @@ impl<E: Clone> Scheduler<E> {
                 ready.count() as u32
             }
         };
+        // Of a batch that could still grow nothing is gained by closing it early.
+        let best = revision.curves.of(bucket).map_or(1, |curve| curve.best());
+        if is_ahead && n_ready < best {
+            return Formed::Nothing;
+        }
         let time = deadline.saturating_since(self.now);
         let is_trial = self.entries.get(first.key.0).is_some_and(|e| e.is_trial);
         let time = if is_trial { Duration::MAX } else { time };
@@ -369,6 +376,11 @@ impl<E: Clone> Scheduler<E> {
         let predicted = curve
             .and_then(|curve| curve.duration(items))
             .unwrap_or_default();
+        let engine = revision.engine.of(bucket);
+        let engine = engine
+            .and_then(|curve| curve.duration(items))
+            .unwrap_or(predicted);
+        let queued = replica.queued();
         let is_ahead = replica.n_free_slots() == 0;
         let before = match is_ahead {
             true => replica.runs.iter().map(|run| run.ends).min(),
@@ -386,6 +398,8 @@ impl<E: Clone> Scheduler<E> {
             named: self.now,
             began: self.now,
             predicted,
+            engine,
+            queued,
             ends,
         });
         if let Some(up) = &mut replica.up {

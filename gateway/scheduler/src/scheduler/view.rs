@@ -72,6 +72,10 @@ impl<E: Clone> Scheduler<E> {
                         .map(|(items, slot_time, runs)| CurvePoint {
                             items,
                             slot_time,
+                            engine_time: revision
+                                .engine
+                                .of(bucket)
+                                .and_then(|engine| engine.duration(items)),
                             runs,
                         })
                         .collect(),

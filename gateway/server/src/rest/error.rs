@@ -44,6 +44,15 @@ impl ApiError {
         }
     }
 
+    pub(crate) const fn code(&self) -> Code {
+        self.error.code
+    }
+
+    /// Returns when to try again, where that helps.
+    pub(crate) const fn retries_after(&self) -> Option<Duration> {
+        self.retry_after
+    }
+
     pub(crate) fn message(&self) -> &str {
         &self.error.message
     }

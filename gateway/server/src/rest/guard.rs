@@ -8,7 +8,7 @@ use workers_protocol::{Code, InferError};
 ///
 /// # Errors
 /// `PermissionDenied`, naming what is foreign.
-pub(super) fn check(headers: &HeaderMap, uri: &Uri) -> Result<(), InferError> {
+pub(crate) fn check(headers: &HeaderMap, uri: &Uri) -> Result<(), InferError> {
     let refuse = |what: &str, value: &str| {
         Err(InferError::new(
             Code::PermissionDenied,

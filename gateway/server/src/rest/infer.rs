@@ -13,7 +13,8 @@ use workers_protocol::wire::PART_BYTES;
 use workers_protocol::{CheckedInputs, InferError, PictureOptions};
 
 use super::body::refuse;
-use super::{Admission, ApiError, Front, for_bytes, with_timing};
+use super::{Admission, Answered, ApiError, Front, Terms, for_bytes, with_timing};
+use crate::budget::Reservation;
 use crate::entry::Deadline;
 use crate::revision::Revision;
 use crate::trace::Trace;
@@ -56,33 +57,49 @@ impl Front {
         headers: &HeaderMap,
         body: Body,
     ) -> Result<Response, ApiError> {
-        let name = &revision.name;
-        if revision.model.spec.task.is_some() {
-            return Err(InferError::invalid(format!(
-                "model `{name}` takes pictures: POST one to /run/{name}"
-            ))
-            .into());
-        }
-        let mut terms = self.terms(headers, revision, trace.map(|Extension(trace)| trace))?;
+        revision.takes_tensors()?;
+        let terms = self.terms(headers, revision, trace.map(|Extension(trace)| trace))?;
         let json_bytes = json_bytes(headers)?;
         let (body, mut reservation) = self.read(headers, body, terms.deadline).await?;
 
         let mut request = for_bytes(json_bytes.unwrap_or(body.len()), || {
             InferRequest::parse(&body, json_bytes, |bytes| reservation.grow(bytes))
         })?;
+        if json_bytes.is_none() {
+            // The text is not needed any more; binary tensors share the body's memory.
+            drop(body);
+            reservation.shrink_to(request.input_bytes() as u64);
+        }
+        let answered = self
+            .answer_tensors(revision, &mut request, terms, reservation)
+            .await?;
+
+        let name = &revision.name;
+        let version = revision.version.to_string();
+        let outputs = &answered.answer.outputs;
+        let bytes = outputs.iter().map(|output| output.data.len()).sum();
+        let encoded = for_bytes(bytes, || {
+            EncodedAnswer::encode(&request, name.as_str(), &version, outputs)
+        })?;
+        Ok(with_timing(&answered, response(encoded)))
+    }
+
+    /// Sends a request's inputs, which it takes, through the scheduler; whatever protocol it came by.
+    pub(crate) async fn answer_tensors(
+        &self,
+        revision: &Arc<Revision>,
+        request: &mut InferRequest,
+        mut terms: Terms,
+        reservation: Reservation,
+    ) -> Result<Answered, ApiError> {
         // The protocol's own parameter may only shorten what holds.
         let own = request.timeout.map(Deadline::after);
         if let Some(own) = own.filter(|own| own.at < terms.deadline.at) {
             terms.deadline = own;
         }
+        let bytes = request.input_bytes();
         let inputs = std::mem::take(&mut request.inputs);
         let checked = CheckedInputs::check(&revision.model.spec, inputs)?;
-        let bytes: usize = checked.inputs.iter().map(|input| input.data.len()).sum();
-        if json_bytes.is_none() {
-            // The text is not needed any more; binary tensors share the body's memory.
-            drop(body);
-            reservation.shrink_to(bytes as u64);
-        }
         let cost = Cost {
             bytes: bytes as u64,
             pixels: 0,
@@ -99,22 +116,9 @@ impl Front {
             staging,
             reservation: Arc::new(reservation),
         };
-        let answered = self
-            .answer(
-                revision,
-                checked.inputs,
-                PictureOptions::default(),
-                admission,
-            )
-            .await?;
-
-        let version = revision.version.to_string();
-        let outputs = &answered.answer.outputs;
-        let bytes = outputs.iter().map(|output| output.data.len()).sum();
-        let encoded = for_bytes(bytes, || {
-            EncodedAnswer::encode(&request, name.as_str(), &version, outputs)
-        })?;
-        Ok(with_timing(&answered, response(encoded)))
+        let options = PictureOptions::default();
+        self.answer(revision, checked.inputs, options, admission)
+            .await
     }
 }
 

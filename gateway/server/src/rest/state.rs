@@ -71,6 +71,8 @@ struct Curve {
 struct Point {
     items: u32,
     slot_ms: f64,
+    /// The engine's own part of it.
+    engine_ms: Option<f64>,
     ms_per_item: f64,
     runs: u32,
 }
@@ -162,6 +164,7 @@ impl Curve {
         let points = curve.points.into_iter().map(|point| Point {
             items: point.items,
             slot_ms: ms(point.slot_time),
+            engine_ms: point.engine_time.map(ms),
             ms_per_item: ms(point.slot_time) / f64::from(point.items),
             runs: point.runs,
         });

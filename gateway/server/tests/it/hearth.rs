@@ -261,6 +261,7 @@ impl Hearth {
             .arg(data.path())
             // Tests run beside each other, and count workers.
             .env("HEARTH_WORKER_THREADS", "1")
+            .env("HEARTH_GRPC_LISTEN", "127.0.0.1:0")
             .env("HEARTH_SPARE_WORKERS", "0")
             .env("HEARTH_MEASURE_MODELS", "false")
             // Tests halt workers.
@@ -303,6 +304,13 @@ impl Hearth {
 
     pub(crate) fn store(&self) -> &Store {
         &self.store
+    }
+
+    /// Returns where gRPC is spoken: the log says it before it says where HTTP is.
+    pub(crate) fn grpc_address(&self) -> SocketAddr {
+        let log = self.log();
+        let (_, rest) = log.split_once("gRPC on ").unwrap();
+        rest.split_whitespace().next().unwrap().parse().unwrap()
     }
 
     /// Returns the data folder, to look into or to start on again.

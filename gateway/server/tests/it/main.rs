@@ -7,6 +7,7 @@
 
 mod add_one;
 mod command;
+mod grpc;
 mod hearth;
 mod infer;
 mod load;

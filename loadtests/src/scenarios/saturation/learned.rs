@@ -152,7 +152,11 @@ impl Driver for Learned {
                 self.scheduler
                     .staged(now, self.replica, key(&id)?, Bucket(bucket));
             }
-            Event::Free { run } => self.scheduler.slot_freed(now, self.replica, key(&run)?),
+            Event::Free { run, infer } => {
+                let run = key(&run)?;
+                self.scheduler.engine_took(now, self.replica, run, infer);
+                self.scheduler.slot_freed(now, self.replica, run);
+            }
             Event::Answer { id, result } => {
                 result?;
                 self.scheduler.answered(now, self.replica, key(&id)?);

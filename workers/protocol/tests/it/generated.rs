@@ -1,4 +1,4 @@
-//! The committed code is what the committed schema generates.
+//! The committed code is what the committed schemas generate.
 
 use std::path::Path;
 
@@ -6,22 +6,27 @@ use std::path::Path;
 fn generated_code_is_current() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let out = tempfile::tempdir().unwrap();
-    let schema = protox::compile(["open_inference.proto"], [root.join("proto")]).unwrap();
+    let schemas = ["open_inference.proto", "health.proto"];
+    let schemas = protox::compile(schemas, [root.join("proto")]).unwrap();
     tonic_prost_build::configure()
         .out_dir(out.path())
         .bytes(".")
         .btree_map(".")
         .build_transport(false)
-        .compile_fds(schema)
+        .compile_fds(schemas)
         .unwrap();
-    let generated = std::fs::read_to_string(out.path().join("inference.rs")).unwrap();
 
-    let committed = root.join("src/oip.rs");
-    if std::env::var_os("UPDATE").is_some() {
-        std::fs::write(&committed, &generated).unwrap();
+    for (package, committed) in [("inference", "oip"), ("grpc.health.v1", "health")] {
+        let generated = out.path().join(format!("{package}.rs"));
+        let generated = std::fs::read_to_string(generated).unwrap();
+        let committed = root.join(format!("src/{committed}.rs"));
+        if std::env::var_os("UPDATE").is_some() {
+            std::fs::write(&committed, &generated).unwrap();
+        }
+        assert!(
+            std::fs::read_to_string(&committed).unwrap() == generated,
+            "{} is not what the schemas in proto generate: run this test with UPDATE=1",
+            committed.display()
+        );
     }
-    assert!(
-        std::fs::read_to_string(&committed).unwrap() == generated,
-        "src/oip.rs is not what proto/open_inference.proto generates: run this test with UPDATE=1"
-    );
 }
