@@ -202,7 +202,8 @@ impl Replica {
     }
 
     /// Whether an entry may be sent. Bulk takes at most half of the room, so that interactive work
-    /// always finds some.
+    /// always finds some, and has no more prepared at a time than there are cores, so that interactive
+    /// work does not wait for it there.
     pub(crate) fn has_room(&self, cost: Cost, class: Class) -> bool {
         self.open().is_some_and(|up| {
             let credits = match class {
@@ -212,7 +213,10 @@ impl Replica {
                     ..up.credits
                 },
             };
-            self.stage.has_room(cost, credits)
+            let n_preparing = self.stage.n_entries() - self.stage.n_ready();
+            let is_kept_back = class == Class::Bulk
+                && n_preparing >= up.credits.slots.max(1) as usize * self.cores() as usize;
+            !is_kept_back && self.stage.has_room(cost, credits)
         })
     }
 

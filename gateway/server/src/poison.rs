@@ -1,6 +1,8 @@
-//! Inputs that have ended two workers, and are not given to a third for a while.
+//! Inputs that end every worker they are given to, and are refused for a while.
 //!
-//! Only while something is noted are inputs hashed, so in ordinary life this costs a load per entry.
+//! An input that two workers died with may be innocent: they may have been killed. So it is refused
+//! only after that has happened to it twice, with no success between. Only while something is noted
+//! are inputs hashed, so in ordinary life this costs a load per entry.
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -16,14 +18,25 @@ const REFUSED_FOR: Duration = Duration::from_secs(10 * 60);
 /// Inputs noted at a time; of more, the oldest is forgotten.
 const MAX_NOTED: usize = 256;
 
-type Fingerprint = [u8; 32];
+/// How often an input may cost two workers before it is refused.
+const TIMES: u32 = 2;
+
+/// Names an input, and how it is to be treated.
+pub(crate) type Fingerprint = [u8; 32];
 
 /// The noted inputs of one revision.
 #[derive(Debug, Default)]
 pub(crate) struct Poison {
     n_noted: AtomicUsize,
     /// The oldest first.
-    noted: Mutex<VecDeque<(Instant, Fingerprint)>>,
+    noted: Mutex<VecDeque<Noted>>,
+}
+
+#[derive(Debug)]
+struct Noted {
+    since: Instant,
+    fingerprint: Fingerprint,
+    times: u32,
 }
 
 // === impl Poison ===
@@ -33,47 +46,63 @@ impl Poison {
     pub(crate) fn note(&self, inputs: &[Tensor], options: &PictureOptions) {
         let fingerprint = fingerprint(inputs, options);
         let mut noted = self.noted.lock().unwrap_or_else(PoisonError::into_inner);
-        noted.push_back((Instant::now(), fingerprint));
+        let before = noted
+            .iter()
+            .position(|noted| noted.fingerprint == fingerprint)
+            .and_then(|place| noted.remove(place));
+        noted.push_back(Noted {
+            since: Instant::now(),
+            fingerprint,
+            times: before.map_or(0, |before| before.times) + 1,
+        });
         if noted.len() > MAX_NOTED {
             noted.pop_front();
         }
         self.n_noted.store(noted.len(), Ordering::Relaxed);
     }
 
-    /// Refuses an input that was noted not long ago.
+    /// Forgets an input that was answered with a result.
+    pub(crate) fn clear(&self, fingerprint: &Fingerprint) {
+        let mut noted = self.noted.lock().unwrap_or_else(PoisonError::into_inner);
+        noted.retain(|noted| noted.fingerprint != *fingerprint);
+        self.n_noted.store(noted.len(), Ordering::Relaxed);
+    }
+
+    /// Refuses an input that was noted often enough, not long ago. Returns what names it while
+    /// anything is noted.
     ///
     /// # Errors
-    /// `Internal`, as the entry was answered that it is noted for.
+    /// `Internal`, as the entries were answered that it is noted for.
     pub(crate) fn check(
         &self,
         inputs: &[Tensor],
         options: &PictureOptions,
-    ) -> Result<(), InferError> {
+    ) -> Result<Option<Fingerprint>, InferError> {
         if self.n_noted.load(Ordering::Relaxed) == 0 {
-            return Ok(());
+            return Ok(None);
         }
         let fingerprint = fingerprint(inputs, options);
         let mut noted = self.noted.lock().unwrap_or_else(PoisonError::into_inner);
         while noted
             .front()
-            .is_some_and(|(since, _)| since.elapsed() >= REFUSED_FOR)
+            .is_some_and(|noted| noted.since.elapsed() >= REFUSED_FOR)
         {
             noted.pop_front();
         }
         self.n_noted.store(noted.len(), Ordering::Relaxed);
-        let since = noted
+        let found = noted
             .iter()
-            .find(|(_, other)| *other == fingerprint)
-            .map(|(since, _)| since.elapsed());
-        match since {
-            Some(since) => Err(InferError::new(
+            .find(|noted| noted.fingerprint == fingerprint && noted.times >= TIMES);
+        match found {
+            Some(noted) => Err(InferError::new(
                 Code::Internal,
                 format!(
-                    "this input ended two workers; it is not tried again for another {} s",
-                    REFUSED_FOR.saturating_sub(since).as_secs()
+                    "this input ended {} workers; it is not tried again for another {} s",
+                    2 * noted.times,
+                    REFUSED_FOR.saturating_sub(noted.since.elapsed()).as_secs()
                 ),
             )),
-            None => Ok(()),
+            None => Ok(Some(fingerprint)),
         }
     }
 }
@@ -112,18 +141,26 @@ mod tests {
     }
 
     #[test]
-    fn only_what_was_noted_is_refused_and_the_oldest_is_forgotten() {
+    fn only_what_was_noted_twice_without_a_success_is_refused_and_the_oldest_is_forgotten() {
         let poison = Poison::default();
         let options = PictureOptions::default();
-        assert!(poison.check(&input(b"a"), &options).is_ok());
+        assert_eq!(poison.check(&input(b"a"), &options).unwrap(), None);
+        poison.note(&input(b"a"), &options);
+        let fingerprint = poison.check(&input(b"a"), &options).unwrap().unwrap();
+        poison.clear(&fingerprint);
+        assert_eq!(poison.check(&input(b"a"), &options).unwrap(), None);
+        poison.note(&input(b"a"), &options);
         poison.note(&input(b"a"), &options);
         let error = poison.check(&input(b"a"), &options).unwrap_err();
         assert_eq!(error.code, Code::Internal);
         assert!(poison.check(&input(b"b"), &options).is_ok());
-        for _ in 0..MAX_NOTED {
+        for other in 0..MAX_NOTED {
+            let options = PictureOptions {
+                top_k: u32::try_from(other).ok(),
+                ..options.clone()
+            };
             poison.note(&input(b"c"), &options);
         }
         assert!(poison.check(&input(b"a"), &options).is_ok());
-        assert!(poison.check(&input(b"c"), &options).is_err());
     }
 }

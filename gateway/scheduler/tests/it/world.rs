@@ -821,6 +821,14 @@ impl World {
             if first.offer.class == Class::Bulk {
                 credits.stage_entries = credits.stage_entries.div_ceil(2);
             }
+            let n_cores = replica.n_slots() * credits.cores.max(1) as usize;
+            let n_preparing = self
+                .held_by(snapshot.id)
+                .filter(|held| matches!(held.at, At::Sent(_)))
+                .count();
+            if first.offer.class == Class::Bulk && n_preparing >= n_cores {
+                continue;
+            }
             let is_empty = replica.runs.is_empty() && self.held_by(snapshot.id).count() == 0;
             let could_go = match first.is_suspect {
                 true => is_empty,

@@ -206,35 +206,43 @@ fn a_request_that_two_workers_die_with_is_given_up() {
             body.as_bytes(),
         )
     };
-    let answer = std::thread::scope(|scope| {
-        let answer = scope.spawn(post);
-        for run in [1.0, 2.0] {
-            eventually("the request runs", || {
-                let runs = hearth.metric("entry_runs_most", "slower");
-                (runs == run).then_some(())
-            });
-            let worker = worker(&hearth);
-            kill(worker, Signal::KILL);
-        }
-        answer.join().unwrap()
-    });
-    let sentence = answer.refusal(500);
-    assert_eq!(
-        sentence,
-        "the worker died twice with this request; it is not tried again"
-    );
-    assert_eq!(hearth.metric("entries_poisoned_total", "slower"), 1.0);
+    let mut killed = Vec::new();
+    // It may have been bad luck; the second time, it is the input.
+    for n_poisoned in [1.0, 2.0] {
+        let answer = std::thread::scope(|scope| {
+            let answer = scope.spawn(post);
+            for _ in 0..2 {
+                let worker = eventually("the request runs", || {
+                    let is_running = hearth.metric("running_entries", "slower") == 1.0;
+                    let worker = *hearth.workers().first()?;
+                    (is_running && !killed.contains(&worker)).then_some(worker)
+                });
+                kill(worker, Signal::KILL);
+                killed.push(worker);
+            }
+            answer.join().unwrap()
+        });
+        let sentence = answer.refusal(500);
+        assert_eq!(
+            sentence,
+            "the worker died twice with this request; it is not tried again"
+        );
+        assert_eq!(
+            hearth.metric("entries_poisoned_total", "slower"),
+            n_poisoned
+        );
+    }
     let sentence = post().refusal(500);
     assert!(
-        sentence.starts_with("this input ended two workers"),
+        sentence.starts_with("this input ended 4 workers"),
         "{sentence}"
     );
     // A person who looks at it finds whose it was.
     let named = format!("trace_id={TRACE}");
-    eventually("both failures are logged with their trace", || {
+    eventually("all failures are logged with their trace", || {
         let log = hearth.log();
         let is_named = |line: &&str| line.contains("ERROR") && line.contains(&named);
-        (log.lines().filter(is_named).count() == 2).then_some(())
+        (log.lines().filter(is_named).count() == 3).then_some(())
     });
     // Everyone else is served.
     let other = tensor_request("x", "FP32", &[1, 8], &[8; 8]);
