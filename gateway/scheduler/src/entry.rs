@@ -56,8 +56,10 @@ pub(crate) struct Entry<E> {
     pub(crate) place: Place,
     /// Its position in the list of what its replica holds; meaningless while it waits.
     pub(crate) held_at: usize,
-    /// A replica died while running it or being sent it.
+    /// A replica died while running it, or twice while preparing it.
     pub(crate) is_suspect: bool,
+    /// A replica died while preparing it.
+    pub(crate) was_near: bool,
     /// Runs that it was named in; two at most.
     pub(crate) n_runs: u32,
     /// It was staged, and taken away again for the sake of another entry or an idle replica.
@@ -108,6 +110,7 @@ impl<E> Entry<E> {
             place: Place::Waiting,
             held_at: 0,
             is_suspect: false,
+            was_near: false,
             n_runs: 0,
             was_taken_back: false,
             work: 0,

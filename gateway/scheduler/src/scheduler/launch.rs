@@ -6,9 +6,10 @@
 //!   a series of crashes with no answer between them, unless one entry alone is to blame.
 //! - When too many starts have failed in a row, what waits fails and offers are refused until the
 //!   wait is over; the next offer then launches again.
-//! - What a dying replica was running, post-processing or being sent is under suspicion. Each such
-//!   entry is retried once, alone on a replica, so that a second death is its own. What was staged
-//!   goes back to the queue as it was. So no entry runs more than twice.
+//! - What a dying replica was running or post-processing is under suspicion, and what it was preparing
+//!   if that has happened before. Each such entry is retried once, alone on a replica, so that a
+//!   second death is its own. The rest goes back to the queue as it was. So no entry runs more than
+//!   twice, and none brings down more than three replicas.
 
 use super::{Scheduler, Timer};
 use crate::entry::Place;
@@ -67,7 +68,13 @@ impl<E: Clone> Scheduler<E> {
             return;
         };
         let place = entry.place;
-        let is_unharmed = matches!(place, Place::Staged(..));
+        // Of the many that may be in preparation hardly any is to blame, and each that is tried alone
+        // keeps the others waiting: so to have been there once is no suspicion yet.
+        let is_unharmed = match place {
+            Place::Sent(_) => !std::mem::replace(&mut entry.was_near, true) && !entry.is_suspect,
+            Place::Staged(..) | Place::Waiting => true,
+            Place::Running(_) => false,
+        };
         if entry.is_suspect && !is_unharmed {
             self.fail(key, FailReason::Poisoned);
             return;

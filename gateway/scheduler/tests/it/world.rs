@@ -25,6 +25,7 @@ pub(crate) struct Entry {
     arrival: u64,
     pub(crate) at: At,
     is_suspect: bool,
+    was_near: bool,
     n_runs: u32,
     n_taken_back: u32,
     /// It was offered while there was nothing else, so it may have been let in to be tried.
@@ -206,6 +207,7 @@ impl World {
                     arrival,
                     at: At::Waiting,
                     is_suspect: false,
+                    was_near: false,
                     n_runs: 0,
                     n_taken_back: 0,
                     may_be_trial,
@@ -349,7 +351,12 @@ impl World {
             if entry.replica() != Some(id) {
                 continue;
             }
-            if !matches!(entry.at, At::Staged(..)) {
+            let is_unharmed = match entry.at {
+                At::Sent(_) => !std::mem::replace(&mut entry.was_near, true) && !entry.is_suspect,
+                At::Staged(..) => true,
+                _ => false,
+            };
+            if !is_unharmed {
                 if entry.is_suspect {
                     self.due_poisoned.insert(*key);
                 }
