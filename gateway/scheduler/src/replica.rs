@@ -18,6 +18,9 @@ const ROUND_TRIP: Duration = Duration::from_micros(150);
 /// The same at most: a gateway that takes longer has another trouble.
 const MAX_ROUND_TRIP: Duration = Duration::from_millis(50);
 
+/// Only of runs as short as this several are named ahead.
+const SHORT_RUN: Duration = Duration::from_millis(2);
+
 /// Runs named beyond the slots at most. Workers have room for as many (`MAX_NAMED_AHEAD` there).
 const MAX_NAMED_AHEAD: usize = 16;
 
@@ -165,9 +168,13 @@ impl Replica {
         if self.runs.len() < n_slots || self.runs.len() >= n_slots + MAX_NAMED_AHEAD {
             return false;
         }
-        let round_trip = round_trip
-            .unwrap_or_default()
-            .clamp(ROUND_TRIP, MAX_ROUND_TRIP);
+        // Long runs vary by more than a message takes, and what they vary by would pass for it.
+        let is_short = self.runs.iter().all(|run| run.engine <= SHORT_RUN);
+        let round_trip = match round_trip {
+            Some(round_trip) if is_short => round_trip.clamp(ROUND_TRIP, MAX_ROUND_TRIP),
+            _ if self.runs.len() > n_slots => return false,
+            _ => ROUND_TRIP,
+        };
         let mut queued = Duration::ZERO;
         for (place, run) in self.runs.iter().enumerate() {
             let worked = match place < n_slots {
