@@ -337,6 +337,9 @@ impl Dispatcher {
         let answered = self.turn(|scheduler, now| scheduler.answered(now, replica, key));
         if let Some(answered) = answered {
             let entry = answered.entry;
+            if result.is_ok() {
+                entry.poison.clear(&entry.inputs, &entry.options);
+            }
             let up = self
                 .lock()
                 .replicas

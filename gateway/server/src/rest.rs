@@ -173,7 +173,7 @@ impl Front {
             staging,
             reservation,
         } = admission;
-        let fingerprint = revision.poison.check(&inputs, &options)?;
+        revision.poison.check(&inputs, &options)?;
         let poison = Arc::clone(&revision.poison);
         let trace = terms.trace.map(Trace::entry);
         let context = trace.map(|trace| trace.context);
@@ -204,9 +204,6 @@ impl Front {
                 .entry(trace, revision, offered, &outcome, instant);
         }
         let answer = outcome.result?;
-        if let Some(fingerprint) = fingerprint {
-            revision.poison.clear(&fingerprint);
-        }
         let timeline = Timeline::new(
             offered.elapsed(),
             outcome.cold,
