@@ -230,6 +230,11 @@ impl Curve {
         }
     }
 
+    /// Whether larger sizes are still to be tried for the first time.
+    pub(crate) fn is_climbing(&self) -> bool {
+        self.climb > 0
+    }
+
     /// Returns the size worth trying now, if one is.
     pub(crate) fn probe(&self) -> Option<u32> {
         if self.climb > 0 {

@@ -21,6 +21,7 @@ use std::time::Duration;
 
 use super::Scheduler;
 use super::bulk::Prospect;
+use crate::curve::Curve;
 use crate::entry::{Place, Rank};
 use crate::replica::Run;
 use crate::revision::Revision;
@@ -289,9 +290,10 @@ impl<E: Clone> Scheduler<E> {
                 ready.count() as u32
             }
         };
-        // Of a batch that could still grow nothing is gained by closing it early.
-        let best = revision.curves.of(bucket).map_or(1, |curve| curve.best());
-        if is_ahead && n_ready < best {
+        // Of a batch that could still grow nothing is gained by closing it early, and what a size
+        // costs is learned from runs that nothing was named behind.
+        let is_full = |curve: &Curve| !curve.is_climbing() && n_ready >= curve.best();
+        if is_ahead && !revision.curves.of(bucket).is_some_and(is_full) {
             return Formed::Nothing;
         }
         let time = deadline.saturating_since(self.now);
