@@ -15,13 +15,12 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use serde::Serialize;
-
 use crate::curve::Curves;
 use crate::demand::Demand;
+use crate::device::Device;
 use crate::entry::Rank;
 use crate::fleet::Fleet;
-use crate::slab::Index;
+use crate::slab::{Index, Slab};
 use crate::stage::Load;
 use crate::timetable::Timetable;
 use crate::{Class, Counters, DeviceId, Offer, RefusedReason, ReplicaId, Staging, Time};
@@ -47,7 +46,7 @@ const MEMORY: f64 = 1.0 / 8.0;
 const CRASHES_BEFORE_BACKOFF: u32 = 6;
 
 /// Names a revision until it is retired and its last entry has left.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct RevisionId(pub(crate) Index);
 
 /// The bounds of one revision.
@@ -77,7 +76,7 @@ pub struct RevisionLimits {
     pub run_limit: Duration,
     /// Wait after the first start that failed; doubles with each further one.
     pub start_backoff: Duration,
-    /// Longest wait between starts, and how long an idle replica has to live to count as started.
+    /// Longest wait between starts, and how long a replica has to be up to prove that it starts.
     pub max_start_backoff: Duration,
     /// Starts that fail one after another before waiting entries fail and offers are refused.
     /// 0 counts as 1.
@@ -246,6 +245,11 @@ impl Revision {
             memory_bytes: limits.memory_bytes,
             counters: Counters::default(),
         }
+    }
+
+    /// Returns what its replicas share with those of others, if anything.
+    pub(crate) fn device_in<'a>(&self, devices: &'a mut Slab<Device>) -> Option<&'a mut Device> {
+        devices.get_mut(self.limits.device?.0)
     }
 
     pub(crate) fn load_mut(&mut self, class: Class) -> &mut Load {

@@ -371,8 +371,7 @@ impl<E: Clone> Scheduler<E> {
             revision.idle_since = self.now;
             revision.n_slots += credits.slots as usize;
             revision.slots_each = credits.slots as usize;
-            let device = revision.limits.device.map(|device| device.0);
-            if let Some(device) = device.and_then(|device| self.devices.get_mut(device)) {
+            if let Some(device) = revision.device_in(&mut self.devices) {
                 let work = revision.timetable.work();
                 device.work -= work * u128::from(revision.cores_each);
                 device.work += work * u128::from(cores);
@@ -397,8 +396,7 @@ impl<E: Clone> Scheduler<E> {
             return;
         };
         revision.memory_bytes = bytes;
-        let device = revision.limits.device.map(|device| device.0);
-        if let Some(device) = device.and_then(|device| self.devices.get_mut(device)) {
+        if let Some(device) = revision.device_in(&mut self.devices) {
             device.reserved = device.reserved - u128::from(before) + u128::from(bytes);
         }
     }
@@ -510,8 +508,7 @@ impl<E: Clone> Scheduler<E> {
         revision.load_mut(account.class).add(account.cost);
         if account.class == Class::Interactive {
             revision.timetable.insert(account.due, account.work);
-            let device = revision.limits.device.map(|device| device.0);
-            if let Some(device) = device.and_then(|device| self.devices.get_mut(device)) {
+            if let Some(device) = revision.device_in(&mut self.devices) {
                 device.work += u128::from(account.work) * u128::from(revision.cores_each);
             }
         }
@@ -523,8 +520,7 @@ impl<E: Clone> Scheduler<E> {
         let Some(revision) = self.revisions.get_mut(id.0) else {
             return;
         };
-        let device = revision.limits.device.map(|device| device.0);
-        let mut device = device.and_then(|device| self.devices.get_mut(device));
+        let mut device = revision.device_in(&mut self.devices);
         for entry in self.entries.values_mut() {
             let is_counted = !matches!(entry.place, Place::Running(_));
             if entry.revision != id || entry.class == Class::Bulk || !is_counted || entry.work > 0 {
@@ -551,8 +547,7 @@ impl<E: Clone> Scheduler<E> {
         revision.load_mut(account.class).subtract(account.cost);
         if account.class == Class::Interactive {
             revision.timetable.remove(account.due);
-            let device = revision.limits.device.map(|device| device.0);
-            if let Some(device) = device.and_then(|device| self.devices.get_mut(device)) {
+            if let Some(device) = revision.device_in(&mut self.devices) {
                 device.work -= u128::from(account.work) * u128::from(revision.cores_each);
             }
         }

@@ -7,7 +7,7 @@ use serde::Serialize;
 use crate::{Bucket, DeviceId, ReplicaCredits, ReplicaId, RevisionId, Time};
 
 /// What the scheduler holds at one moment.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Snapshot {
     /// The revisions, in no order that means anything.
     pub revisions: Vec<RevisionSnapshot>,
@@ -33,7 +33,7 @@ pub struct DeviceSnapshot {
 }
 
 /// How long runs of one bucket occupy a slot.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CurveSnapshot {
     /// Its shape class.
     pub bucket: Bucket,
@@ -44,7 +44,7 @@ pub struct CurveSnapshot {
 }
 
 /// One size of a curve.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct CurvePoint {
     /// Items of a batch; from 16 on, up to an eighth more are counted here too.
     pub items: u32,
@@ -57,7 +57,7 @@ pub struct CurvePoint {
 }
 
 /// One revision at one moment.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RevisionSnapshot {
     /// Its name.
     pub id: RevisionId,

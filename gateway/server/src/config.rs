@@ -10,6 +10,8 @@ use clap::Args;
 use gateway_scheduler::DeviceLimits;
 use workers_protocol::wire::MAX_ENTRY_BYTES;
 
+use crate::memory;
+
 /// Options of `hearth serve`; each also by its environment variable.
 #[derive(Args, Clone, Debug)]
 pub(crate) struct ServeOptions {
@@ -161,7 +163,7 @@ impl ServeOptions {
     pub(crate) fn device(&self) -> DeviceLimits {
         let cores = std::thread::available_parallelism().map_or(1, NonZero::get);
         let cores = u32::try_from(cores).unwrap_or(u32::MAX);
-        let memory = self.memory.or_else(|| Some(machine_memory()? / 5 * 4));
+        let memory = self.memory.or_else(|| Some(memory::of_machine()? / 5 * 4));
         DeviceLimits {
             cores: self.worker.worker_threads.unwrap_or(cores),
             // Where the system does not tell, nothing is refused for want of it.
@@ -252,19 +254,6 @@ fn parse_bytes(text: &str) -> Result<u64, String> {
         .ok_or_else(|| {
             format!("{text:?}: expected a positive number of bytes, `64MiB` for example")
         })
-}
-
-/// Returns the bytes of memory that this process may use: the machine's, or what its control group
-/// allows if that is less.
-fn machine_memory() -> Option<u64> {
-    let info = std::fs::read_to_string("/proc/meminfo").ok()?;
-    let line = info
-        .lines()
-        .find_map(|line| line.strip_prefix("MemTotal:"))?;
-    let kib: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
-    let group = std::fs::read_to_string("/sys/fs/cgroup/memory.max").ok();
-    let group = group.and_then(|limit| limit.trim().parse().ok());
-    Some((kib << 10).min(group.unwrap_or(u64::MAX)))
 }
 
 #[cfg(test)]

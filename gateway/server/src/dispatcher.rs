@@ -395,18 +395,16 @@ impl Dispatcher {
     /// wait to be asked for.
     pub(crate) fn snapshot(&self) -> (Snapshot, HashMap<RevisionId, (Arc<Revision>, usize)>) {
         let state = self.lock();
-        let named = state.revisions.iter().map(|(id, revision)| {
-            let n_parked = state.bulk.get(id).map_or(0, VecDeque::len);
-            (*id, (Arc::clone(revision), n_parked))
-        });
+        let revisions = state.revisions.iter();
+        let named =
+            revisions.map(|(id, revision)| (*id, (Arc::clone(revision), state.n_parked(*id))));
         (state.scheduler.snapshot(), named.collect())
     }
 
     /// Returns the scheduler's state of one revision, and how many bulk entries wait to be asked for.
     pub(crate) fn revision(&self, id: RevisionId) -> Option<(RevisionSnapshot, usize)> {
         let state = self.lock();
-        let n_parked = state.bulk.get(&id).map_or(0, VecDeque::len);
-        Some((state.scheduler.revision(id)?, n_parked))
+        Some((state.scheduler.revision(id)?, state.n_parked(id)))
     }
 
     /// Stops all replicas, and waits until the last has ended. New ones are not started any more.
@@ -485,6 +483,11 @@ impl Dispatcher {
 // === impl State ===
 
 impl State {
+    /// How many bulk entries wait to be asked for.
+    fn n_parked(&self, revision: RevisionId) -> usize {
+        self.bulk.get(&revision).map_or(0, VecDeque::len)
+    }
+
     fn carry_out(&mut self, action: Action<Arc<Entry>>, now: Time, effects: &mut Vec<Effect>) {
         match action {
             Action::Launch { revision, replica } => {

@@ -156,13 +156,8 @@ async fn observe(State(front): State<Arc<Front>>, mut request: Request, next: Ne
 fn status(error: &ApiError) -> Status {
     let code = tonic::Code::from_i32(error.code().grpc_code());
     let mut status = Status::new(code, error.message());
-    if let Some(retry_after) = error.retries_after() {
-        let ms = retry_after.as_millis().max(1);
-        let metadata = status.metadata_mut();
-        for (name, value) in [("retry-after", ms.div_ceil(1000)), ("retry-after-ms", ms)] {
-            let value = u64::try_from(value).unwrap_or(u64::MAX);
-            metadata.insert(name, value.into());
-        }
+    for (name, value) in error.retry_fields() {
+        status.metadata_mut().insert(name, value.into());
     }
     status
 }

@@ -116,8 +116,7 @@ impl Worker {
         let status = match tokio::time::timeout(END_TIMEOUT, self.child.wait()).await {
             Ok(status) => status,
             Err(_) => {
-                // Fails only where it has ended meanwhile.
-                let _ = self.child.start_kill();
+                self.kill();
                 self.child.wait().await
             }
         };

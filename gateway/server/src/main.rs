@@ -9,6 +9,7 @@ mod entry;
 mod grpc;
 mod launcher;
 mod measurements;
+mod memory;
 mod metrics;
 mod model;
 mod poison;

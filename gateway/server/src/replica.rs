@@ -18,6 +18,7 @@ use workers_protocol::wire::Event;
 use crate::config::WorkerOptions;
 use crate::dispatcher::{Dispatcher, Launcher, Orders};
 use crate::launcher::{Pool, Start, Starting, Worker};
+use crate::memory;
 use crate::revision::Revision;
 use outbox::Outbox;
 
@@ -177,7 +178,7 @@ impl Replica {
         let mut reported = 0;
         loop {
             ticks.tick().await;
-            let Some(bytes) = pid.and_then(peak_memory) else {
+            let Some(bytes) = pid.and_then(memory::peak_of) else {
                 continue;
             };
             // It only grows; a little more is no news.
@@ -209,16 +210,6 @@ impl Replica {
             }
         }
     }
-}
-
-/// Returns the most memory that a process has had resident, in bytes, where the system tells.
-fn peak_memory(pid: u32) -> Option<u64> {
-    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
-    let line = status
-        .lines()
-        .find_map(|line| line.strip_prefix("VmHWM:"))?;
-    let kib: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
-    Some(kib << 10)
 }
 
 /// Ids on the wire are keys in decimal.

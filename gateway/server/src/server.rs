@@ -6,6 +6,7 @@ use std::time::Duration;
 use axum::Router;
 use hyper::server::conn::{http1, http2};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::server::graceful::GracefulConnection;
 use hyper_util::service::TowerToHyperService;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, watch};
@@ -82,24 +83,16 @@ pub(crate) async fn serve(
     while connections.join_next().await.is_some() {}
 }
 
-async fn http_connection(socket: TcpStream, router: Router, mut drain: watch::Receiver<bool>) {
+async fn http_connection(socket: TcpStream, router: Router, drain: watch::Receiver<bool>) {
     let connection = http1::Builder::new()
         .max_buf_size(READ_BUFFER_BYTES)
         .timer(TokioTimer::new())
         .header_read_timeout(HEAD_TIMEOUT)
         .serve_connection(TokioIo::new(socket), TowerToHyperService::new(router));
-    tokio::pin!(connection);
-    tokio::select! {
-        // How a client's connection ends is the client's affair.
-        _ = connection.as_mut() => {}
-        () = asked_to_drain(&mut drain) => {
-            connection.as_mut().graceful_shutdown();
-            let _ = connection.await;
-        }
-    }
+    until_drained(connection, drain).await;
 }
 
-async fn grpc_connection(socket: TcpStream, router: Router, mut drain: watch::Receiver<bool>) {
+async fn grpc_connection(socket: TcpStream, router: Router, drain: watch::Receiver<bool>) {
     let connection = http2::Builder::new(TokioExecutor::new())
         .timer(TokioTimer::new())
         .max_concurrent_streams(MAX_STREAMS)
@@ -109,6 +102,12 @@ async fn grpc_connection(socket: TcpStream, router: Router, mut drain: watch::Re
         .keep_alive_interval(PING_INTERVAL)
         .keep_alive_timeout(HEAD_TIMEOUT)
         .serve_connection(TokioIo::new(socket), TowerToHyperService::new(router));
+    until_drained(connection, drain).await;
+}
+
+/// Serves a connection until its client ends it, or what is in flight has been answered after the
+/// drain was asked for. How a client's connection ends is the client's affair.
+async fn until_drained(connection: impl GracefulConnection, mut drain: watch::Receiver<bool>) {
     tokio::pin!(connection);
     tokio::select! {
         _ = connection.as_mut() => {}

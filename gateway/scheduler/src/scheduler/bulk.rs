@@ -100,7 +100,7 @@ impl Revision {
     /// Returns the bulk entry that is to be staged before any interactive one, if bulk has a claim: in
     /// an endless line of interactive entries its turn would never come.
     pub(crate) fn bulk_claimant(&self) -> Option<Rank> {
-        if self.bulk_claim <= 0 || self.bulk.entries == 0 {
+        if !self.has_bulk_claim() {
             return None;
         }
         self.queue
@@ -109,13 +109,17 @@ impl Revision {
             .copied()
     }
 
+    fn has_bulk_claim(&self) -> bool {
+        self.bulk_claim > 0 && self.bulk.entries > 0
+    }
+
     /// Returns the entry on a stage that is to run next.
     pub(crate) fn most_urgent(&self, stage: &Stage) -> Option<Rank> {
-        let first = stage.first()?;
-        if first.class == Class::Bulk || self.bulk_claim <= 0 || self.bulk.entries == 0 {
-            return Some(first);
-        }
-        Some(stage.first_bulk().unwrap_or(first))
+        let claimant = match self.has_bulk_claim() {
+            true => stage.first_bulk(),
+            false => None,
+        };
+        claimant.or_else(|| stage.first())
     }
 
     /// Counts the slot time of a run.
@@ -146,43 +150,35 @@ impl Revision {
             time,
         } = prospect;
         let max_batch = self.limits.max_batch.max(1);
-        let curve = self.curves.of(bucket);
-        let (mut limit, mut why) = match curve {
-            // The first run of a bucket is of one item: a size that was never tried may take long.
-            None => (1, BatchLimit::Probe),
-            Some(curve) => match curve.limit(n_ready) {
-                (size, true) => (size, BatchLimit::Probe),
-                (best, false) if best == max_batch => (best, BatchLimit::Max),
-                (best, false) => (best, BatchLimit::Cost),
-            },
-        };
         if max_batch == 1 {
             return (1, BatchLimit::Max);
         }
+        // The first run of a bucket is of one item: a size that was never tried may take long.
+        let Some(curve) = self.curves.of(bucket) else {
+            return (1, BatchLimit::Probe);
+        };
+        let (mut limit, mut why) = match curve.limit(n_ready) {
+            (size, true) => (size, BatchLimit::Probe),
+            (best, false) if best == max_batch => (best, BatchLimit::Max),
+            (best, false) => (best, BatchLimit::Cost),
+        };
         let share = n_ready.div_ceil(u32::try_from(n_slots).unwrap_or(1));
-        if n_slots > 1 && share < limit && n_ready < u32::MAX {
+        if n_slots > 1 && share < limit {
             (limit, why) = (share.max(1), BatchLimit::Split);
         }
-        let Some(curve) = curve else {
-            return (limit, why);
+
+        let has_interactive = || {
+            let seen = self.interactive_seen;
+            seen.is_some_and(|seen| now.saturating_since(seen) < RECENTLY)
         };
-        let fit = |limit: u32, time: Duration| {
-            // A quarter less at a time finds a size within a third of the largest, in a few steps.
-            let mut fits = limit;
-            while fits > 1 && curve.duration(fits).is_some_and(|run| run > time) {
-                fits -= fits.div_ceil(4);
-            }
-            fits
+        let (time, why_late) = match class {
+            Class::Interactive => (time, BatchLimit::Deadline),
+            Class::Bulk if has_interactive() => (BATCH, BatchLimit::Bulk),
+            Class::Bulk => (Duration::MAX, BatchLimit::Bulk),
         };
-        if class == Class::Bulk {
-            let has_interactive = self
-                .interactive_seen
-                .is_some_and(|seen| now.saturating_since(seen) < RECENTLY);
-            if has_interactive && fit(limit, BATCH) < limit {
-                (limit, why) = (fit(limit, BATCH), BatchLimit::Bulk);
-            }
-        } else if fit(limit, time) < limit {
-            (limit, why) = (fit(limit, time), BatchLimit::Deadline);
+        // A quarter less at a time finds a size within a third of the largest, in a few steps.
+        while limit > 1 && curve.duration(limit).is_some_and(|run| run > time) {
+            (limit, why) = (limit - limit.div_ceil(4), why_late);
         }
         (limit, why)
     }

@@ -413,11 +413,8 @@ impl<E: Clone> Scheduler<E> {
         revision.counters.runs += 1;
         revision.counters.bulk_runs += u64::from(class == Class::Bulk);
         revision.counters.batch_sizes[items.max(1).ilog2() as usize] += 1;
-        if !is_ahead {
-            let device = revision.limits.device.map(|device| device.0);
-            if let Some(device) = device.and_then(|device| self.devices.get_mut(device)) {
-                device.busy = device.busy.saturating_add(replica.cores());
-            }
+        if !is_ahead && let Some(device) = revision.device_in(&mut self.devices) {
+            device.busy = device.busy.saturating_add(replica.cores());
         }
         self.actions.push(Action::Run {
             replica: id,
@@ -434,9 +431,8 @@ impl<E: Clone> Scheduler<E> {
     fn wait_for_cores(&mut self, id: ReplicaId, claim: Rank) {
         if let Some(replica) = self.replicas.get_mut(id.0) {
             replica.blocked = Some(claim);
-            let device = self.revisions.get(replica.revision.0);
-            let device = device.and_then(|revision| revision.limits.device);
-            if let Some(device) = device.and_then(|device| self.devices.get_mut(device.0)) {
+            let revision = self.revisions.get(replica.revision.0);
+            if let Some(device) = revision.and_then(|r| r.device_in(&mut self.devices)) {
                 device.blocked.insert((claim, id));
             }
         }
@@ -454,9 +450,8 @@ impl<E: Clone> Scheduler<E> {
             return;
         }
         let before = std::mem::replace(&mut replica.blocked, claim);
-        let device = self.revisions.get(replica.revision.0);
-        let device = device.and_then(|revision| revision.limits.device);
-        if let Some(device) = device.and_then(|device| self.devices.get_mut(device.0)) {
+        let revision = self.revisions.get(replica.revision.0);
+        if let Some(device) = revision.and_then(|r| r.device_in(&mut self.devices)) {
             if let Some(before) = before {
                 device.blocked.remove(&(before, id));
             }
@@ -485,8 +480,8 @@ impl<E: Clone> Scheduler<E> {
     /// Gives back the cores of runs that have left their slots. Whoever waits for them is served when
     /// the revision is settled.
     pub(super) fn free_cores(&mut self, id: RevisionId, n_runs: usize, cores: u32) {
-        let device = self.revisions.get(id.0).and_then(|r| r.limits.device);
-        if let Some(device) = device.and_then(|device| self.devices.get_mut(device.0)) {
+        let revision = self.revisions.get(id.0);
+        if let Some(device) = revision.and_then(|r| r.device_in(&mut self.devices)) {
             let n_runs = u32::try_from(n_runs).unwrap_or(u32::MAX);
             device.busy = device.busy.saturating_sub(cores.saturating_mul(n_runs));
         }

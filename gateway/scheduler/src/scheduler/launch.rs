@@ -1,7 +1,7 @@
 //! Launching replicas, and what becomes of entries whose replica dies.
 //!
 //! - The first entry that finds no replica launches one in the same call.
-//! - A replica that has had work and dies is replaced at once, whether or not anything waits: a
+//! - A replica that was up and dies is replaced at once, whether or not anything waits: a
 //!   warm model comes back. A start that fails is repeated after a wait that doubles; so is one after
 //!   a series of crashes with no answer between them, unless one entry alone is to blame.
 //! - When too many starts have failed in a row, what waits fails and offers are refused until the

@@ -161,8 +161,7 @@ impl<E: Clone> Scheduler<E> {
         for run in &replica.runs {
             revision.ends_sum -= u128::from(run.ends.as_nanos());
         }
-        let device = revision.limits.device.map(|device| device.0);
-        if let Some(device) = device.and_then(|device| self.devices.get_mut(device)) {
+        if let Some(device) = revision.device_in(&mut self.devices) {
             device.reserved -= u128::from(replica.memory);
             if let Some(claim) = replica.blocked {
                 device.blocked.remove(&(claim, id));

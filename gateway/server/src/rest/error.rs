@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use axum::Json;
 use axum::response::{IntoResponse, Response};
-use http::{HeaderValue, StatusCode};
+use http::StatusCode;
 use serde::Serialize;
 use workers_protocol::{Code, InferError};
 
@@ -48,9 +48,15 @@ impl ApiError {
         self.error.code
     }
 
-    /// Returns when to try again, where that helps.
-    pub(crate) const fn retries_after(&self) -> Option<Duration> {
-        self.retry_after
+    /// Returns the header fields that say when to try again, where that helps: in whole seconds,
+    /// rounded up (RFC 9110 § 10.2.3), and precisely.
+    pub(crate) fn retry_fields(&self) -> impl Iterator<Item = (&'static str, u64)> + use<> {
+        let fields = |retry_after: Duration| {
+            let ms = retry_after.as_millis().max(1);
+            [("retry-after", ms.div_ceil(1000)), ("retry-after-ms", ms)]
+        };
+        let fields = self.retry_after.map(fields).into_iter().flatten();
+        fields.map(|(name, value)| (name, u64::try_from(value).unwrap_or(u64::MAX)))
     }
 
     pub(crate) fn message(&self) -> &str {
@@ -84,19 +90,11 @@ impl IntoResponse for ApiError {
             }),
         )
             .into_response();
-        if let Some(retry_after) = self.retry_after {
-            let ms = retry_after.as_millis().max(1);
-            let headers = response.headers_mut();
-            // Whole seconds, rounded up (RFC 9110 § 10.2.3), and precisely.
-            headers.insert("retry-after", number(ms.div_ceil(1000)));
-            headers.insert("retry-after-ms", number(ms));
+        for (name, value) in self.retry_fields() {
+            response.headers_mut().insert(name, value.into());
         }
         // For the layer that logs.
         response.extensions_mut().insert(Arc::new(self.error));
         response
     }
-}
-
-fn number(value: u128) -> HeaderValue {
-    HeaderValue::from(u64::try_from(value).unwrap_or(u64::MAX))
 }

@@ -8,7 +8,7 @@ use tempfile::TempDir;
 use crate::add_one::{
     ADD_ONE, Halted, add_one, await_metric, await_running, post, sum, warm, worker,
 };
-use crate::hearth::{Answer, Hearth, Store};
+use crate::hearth::{Answer, Hearth, Store, eventually};
 
 fn bulk(hearth: &Hearth, value: i64) -> Answer {
     let request = hearth.request("POST", ADD_ONE);
@@ -87,13 +87,13 @@ fn bulk_waits_behind_interactive_requests_and_is_not_refused() {
                 scope.spawn(move || bulk(hearth, value))
             })
             .collect();
-        crate::hearth::eventually("all bulk waits", || {
+        eventually("all bulk waits", || {
             let model = hearth.get("/system/scheduler").ok()["revisions"][0].clone();
             let n = |field: &str| model[field].as_u64().unwrap();
             (n("bulk_waiting") + n("bulk_parked") == 6).then_some(())
         });
         let interactive = scope.spawn(|| post(&hearth, 10));
-        crate::hearth::eventually("an interactive one waits beside one of bulk", || {
+        eventually("an interactive one waits beside one of bulk", || {
             let staged = hearth.metric("staged_entries", "add_one");
             let waiting = hearth.metric("queue_entries", "add_one");
             (staged + waiting == 2.0).then_some(())
@@ -126,7 +126,7 @@ fn a_class_that_does_not_exist_is_refused() {
 fn a_deadline_that_a_start_cannot_meet_is_refused_at_once_and_the_start_happens() {
     let hearth = warm(&["--idle-window-s", "1"]);
     let ended = || {
-        crate::hearth::eventually("the worker ends", || {
+        eventually("the worker ends", || {
             hearth.workers().is_empty().then_some(())
         });
     };
@@ -138,7 +138,7 @@ fn a_deadline_that_a_start_cannot_meet_is_refused_at_once_and_the_start_happens(
     assert!(sentence.contains("is being started"), "{sentence}");
     let after: u64 = answer.header("retry-after-ms").unwrap().parse().unwrap();
     assert!(after >= 1);
-    crate::hearth::eventually("it was started all the same", || {
+    eventually("it was started all the same", || {
         (hearth.metric("worker_launches_total", "add_one") == 2.0).then_some(())
     });
     hearth.stop();
@@ -155,7 +155,7 @@ fn a_model_that_does_not_fit_is_refused_with_the_numbers_and_evicts_an_idle_one_
     let first = worker(&hearth);
     let answer = hearth.post("/v2/models/other/infer", add_one(2).as_bytes());
     assert_eq!(sum(&answer), 3.0);
-    crate::hearth::eventually("the first worker has ended", || {
+    eventually("the first worker has ended", || {
         (!hearth.workers().contains(&first)).then_some(())
     });
     assert_eq!(hearth.metric("worker_stops_total", "add_one"), 1.0);

@@ -1,0 +1,25 @@
+//! Memory, as the system tells of it (proc(5)), in bytes.
+
+use std::path::Path;
+
+/// Returns what this process may use: the machine's, or what its control group allows if that is
+/// less.
+pub(crate) fn of_machine() -> Option<u64> {
+    let machine = field(Path::new("/proc/meminfo"), "MemTotal:")?;
+    let group = std::fs::read_to_string("/sys/fs/cgroup/memory.max").ok();
+    let group = group.and_then(|limit| limit.trim().parse().ok());
+    Some(machine.min(group.unwrap_or(u64::MAX)))
+}
+
+/// Returns the most that a process has had resident.
+pub(crate) fn peak_of(pid: u32) -> Option<u64> {
+    field(Path::new(&format!("/proc/{pid}/status")), "VmHWM:")
+}
+
+/// Reads a line such as `MemTotal:  24576 kB`.
+fn field(path: &Path, name: &str) -> Option<u64> {
+    let text = std::fs::read_to_string(path).ok()?;
+    let value = text.lines().find_map(|line| line.strip_prefix(name))?;
+    let kib: u64 = value.trim().strip_suffix("kB")?.trim().parse().ok()?;
+    Some(kib << 10)
+}
