@@ -1,21 +1,30 @@
 //! What `hearth serve` was told, checked.
 
+use std::fs::File;
+use std::io::Read as _;
 use std::net::{AddrParseError, SocketAddr};
 use std::num::NonZero;
 use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
+use anyhow::Context as _;
 use clap::Args;
 use gateway_scheduler::DeviceLimits;
 use workers_protocol::wire::MAX_ENTRY_BYTES;
 
+use crate::auth::{Administrator, Secret};
 use crate::memory;
+use crate::rest::AllowedOrigin;
+use crate::tls::TlsFiles;
+
+/// More than any password that is taken.
+const MAX_PASSWORD_FILE_BYTES: u64 = 64 << 10;
 
 /// Options of `hearth serve`; each also by its environment variable.
 #[derive(Args, Clone, Debug)]
 pub(crate) struct ServeOptions {
-    /// Address to listen on; port 0 picks a free one. Without credentials only loopback
+    /// Address to listen on; port 0 picks a free one. Without a password only loopback
     #[arg(
         long,
         env = "HEARTH_LISTEN",
@@ -32,6 +41,22 @@ pub(crate) struct ServeOptions {
         value_name = "ADDRESS"
     )]
     pub(crate) grpc_listen: GrpcListen,
+
+    #[command(flatten)]
+    pub(crate) credentials: CredentialOptions,
+
+    #[command(flatten)]
+    pub(crate) tls: TlsOptions,
+
+    /// Origin of pages that may call from a browser, as https://example.org; can be given several
+    /// times. `*`, for any, needs a password
+    #[arg(
+        long = "cors-origin",
+        env = "HEARTH_CORS_ORIGIN",
+        value_delimiter = ',',
+        value_name = "ORIGIN"
+    )]
+    pub(crate) cors_origins: Vec<AllowedOrigin>,
 
     /// Largest gRPC message, at most 128MiB; beyond it OUT_OF_RANGE
     #[arg(long, env = "HEARTH_GRPC_MAX_MESSAGE", default_value = "64MiB", value_parser = parse_bytes, value_name = "BYTES")]
@@ -121,6 +146,52 @@ impl FromStr for GrpcListen {
     }
 }
 
+/// Who may call.
+#[derive(Args, Clone, Debug)]
+pub(crate) struct CredentialOptions {
+    /// Name of the administrator. Default: admin
+    #[arg(long, env = "OSCAR_USERNAME", value_name = "NAME")]
+    username: Option<String>,
+
+    /// Password of the administrator. Others on this machine see it in the list of processes: better
+    /// in the environment, or in a file
+    #[arg(
+        long,
+        env = "OSCAR_PASSWORD",
+        hide_env_values = true,
+        value_name = "PASSWORD",
+        conflicts_with = "password_file"
+    )]
+    password: Option<Secret>,
+
+    /// File with the password of the administrator; a line's end at its end is not part of it
+    #[arg(long, env = "OSCAR_PASSWORD_FILE", value_name = "FILE")]
+    password_file: Option<PathBuf>,
+}
+
+/// What is shown to clients that want TLS, which then is all that is spoken.
+#[derive(Args, Clone, Debug)]
+pub(crate) struct TlsOptions {
+    /// Certificate and those that lead to its root, in PEM: HTTPS, and gRPC over TLS. Read again when
+    /// it changes
+    #[arg(
+        long,
+        env = "HEARTH_TLS_CERT",
+        value_name = "FILE",
+        requires = "tls_key"
+    )]
+    tls_cert: Option<PathBuf>,
+
+    /// Private key of the certificate, in PEM, not encrypted
+    #[arg(
+        long,
+        env = "HEARTH_TLS_KEY",
+        value_name = "FILE",
+        requires = "tls_cert"
+    )]
+    tls_key: Option<PathBuf>,
+}
+
 /// How workers are started.
 #[derive(Args, Clone, Debug)]
 pub(crate) struct WorkerOptions {
@@ -171,21 +242,26 @@ impl ServeOptions {
         }
     }
 
-    /// Checks what the command line can't: an address that is not loopback needs credentials.
+    /// Checks what the command line can't: an address that is not loopback needs credentials, and so
+    /// does answering every page.
     ///
     /// # Errors
     /// A sentence that says what to do.
     pub(crate) fn check(&self) -> anyhow::Result<()> {
-        for listen in [Some(self.listen), self.grpc_listen.0]
-            .into_iter()
-            .flatten()
+        if let Some(listen) = self.exposed()
+            && self.credentials.are_missing()
         {
-            anyhow::ensure!(
-                listen.ip().is_loopback(),
+            anyhow::bail!(
                 "refusing to listen on {listen} without credentials: anybody who reaches it could \
-                 use it; listen on 127.0.0.1 and put a proxy that checks credentials before it"
+                 use it; set OSCAR_USERNAME and OSCAR_PASSWORD, or --password-file, or listen on \
+                 127.0.0.1"
             );
         }
+        anyhow::ensure!(
+            !self.credentials.are_missing() || !self.cors_origins.contains(&AllowedOrigin::Any),
+            "--cors-origin * without credentials would let any page call: name the pages' origins, \
+             or set OSCAR_USERNAME and OSCAR_PASSWORD"
+        );
         anyhow::ensure!(
             self.grpc_max_message <= MAX_ENTRY_BYTES,
             "--grpc-max-message is {}, a worker takes at most {MAX_ENTRY_BYTES} bytes",
@@ -205,8 +281,52 @@ impl ServeOptions {
         Ok(())
     }
 
+    /// Returns an address that others than this machine reach, if there is one.
+    pub(crate) fn exposed(&self) -> Option<SocketAddr> {
+        [Some(self.listen), self.grpc_listen.0]
+            .into_iter()
+            .flatten()
+            .find(|listen| !listen.ip().is_loopback())
+    }
+
     pub(crate) fn request_timeout(&self) -> Duration {
         Duration::from_millis(self.request_timeout_ms)
+    }
+}
+
+impl CredentialOptions {
+    /// Whether there is no password.
+    fn are_missing(&self) -> bool {
+        self.password.is_none() && self.password_file.is_none()
+    }
+
+    /// Returns whom to let in, if there is a password.
+    ///
+    /// # Errors
+    /// When the file can't be read, the password is no password, or only the name is given; a
+    /// sentence without the password.
+    pub(crate) fn administrator(&self) -> anyhow::Result<Option<Administrator>> {
+        let from_file = |path: &PathBuf| {
+            read_password(path).with_context(|| format!("--password-file {}", path.display()))
+        };
+        let from_file = self.password_file.as_ref().map(from_file).transpose()?;
+        let Some(password) = from_file.as_ref().or(self.password.as_ref()) else {
+            anyhow::ensure!(
+                self.username.is_none(),
+                "OSCAR_USERNAME is set and OSCAR_PASSWORD is not: set both, or neither"
+            );
+            return Ok(None);
+        };
+        let username = self.username.as_deref().unwrap_or("admin");
+        Administrator::new(username, password).map(Some)
+    }
+}
+
+impl TlsOptions {
+    /// Returns the files to use, if TLS is.
+    pub(crate) fn files(&self) -> Option<TlsFiles> {
+        let (certificate, key) = (self.tls_cert.clone()?, self.tls_key.clone()?);
+        Some(TlsFiles { certificate, key })
     }
 }
 
@@ -227,6 +347,15 @@ impl WorkerOptions {
         );
         Ok(program)
     }
+}
+
+fn read_password(path: &PathBuf) -> anyhow::Result<Secret> {
+    let mut text = String::new();
+    let mut file = File::open(path)?.take(MAX_PASSWORD_FILE_BYTES);
+    file.read_to_string(&mut text)?;
+    let line = text.strip_suffix('\n').unwrap_or(&text);
+    let line = line.strip_suffix('\r').unwrap_or(line);
+    Ok(line.to_owned().into())
 }
 
 /// Reads `268435456`, `256MiB` or `256MB`.

@@ -32,8 +32,9 @@ use workers_protocol::oip::{
 use workers_protocol::{Code, InferError};
 
 use crate::catalog::Catalog;
-use crate::rest::{ApiError, Front, guard};
+use crate::rest::{ApiError, Front};
 use crate::revision::Revision;
+use crate::routes::METHODS;
 use crate::server::asked_to_drain;
 use room::Room;
 
@@ -41,21 +42,6 @@ use room::Room;
 const IN_FLIGHT: usize = 64;
 /// A health check is a name; nobody counts its bytes.
 const MAX_CHECK_BYTES: usize = 1024;
-/// What is offered, as the metrics name it.
-const METHODS: [&str; 12] = [
-    "/inference.GRPCInferenceService/ServerLive",
-    "/inference.GRPCInferenceService/ServerReady",
-    "/inference.GRPCInferenceService/ServerMetadata",
-    "/inference.GRPCInferenceService/ModelReady",
-    "/inference.GRPCInferenceService/ModelMetadata",
-    "/inference.GRPCInferenceService/ModelInfer",
-    "/inference.GRPCInferenceService/ModelStreamInfer",
-    "/inference.GRPCInferenceService/ModelConfig",
-    "/inference.GRPCInferenceService/ModelStatistics",
-    "/inference.GRPCInferenceService/RepositoryIndex",
-    "/grpc.health.v1.Health/Check",
-    "/grpc.health.v1.Health/Watch",
-];
 
 /// The Open Inference Protocol over gRPC.
 #[derive(Clone, Debug)]
@@ -103,8 +89,8 @@ async fn count_bytes(
         .await
 }
 
-/// Refuses callers who are not on this machine and methods that are not there, counts every answer
-/// and logs those that are our fault, as the HTTP front does.
+/// Refuses foreign pages, callers without credentials and methods that are not there, counts every
+/// answer and logs those that are our fault, as the HTTP front does.
 async fn observe(State(front): State<Arc<Front>>, mut request: Request, next: Next) -> Response {
     let path = request.uri().path();
     let method = METHODS.into_iter().find(|&method| method == path);
@@ -114,7 +100,7 @@ async fn observe(State(front): State<Arc<Front>>, mut request: Request, next: Ne
     if let Some(followed) = &followed {
         request.extensions_mut().insert(followed.trace());
     }
-    let refused = match (guard::check(request.headers(), request.uri()), method) {
+    let refused = match (front.admit(route, false, &request), method) {
         (Err(error), _) => Some(status(&error.into())),
         (Ok(()), None) => Some(Status::unimplemented(format!(
             "{path} is not offered: there are the inference and health services, without loading, \

@@ -1,5 +1,6 @@
 //! `hearth`: the gateway, and the command line.
 
+mod auth;
 mod budget;
 mod catalog;
 mod config;
@@ -16,9 +17,11 @@ mod poison;
 mod replica;
 mod rest;
 mod revision;
+mod routes;
 mod serve;
 mod server;
 mod timeline;
+mod tls;
 mod trace;
 
 use std::io::IsTerminal as _;

@@ -2,7 +2,7 @@
 
 mod body;
 mod error;
-pub(crate) mod guard;
+mod guard;
 mod infer;
 mod models;
 mod picture;
@@ -23,14 +23,22 @@ use tracing::field::display;
 use workers_protocol::wire::{Answer, PART_BYTES};
 use workers_protocol::{Code, InferError, PictureOptions, Tensor};
 
+use crate::auth::Auth;
 use crate::budget::{Budget, Reservation};
 use crate::catalog::Catalog;
 use crate::dispatcher::Dispatcher;
 use crate::entry::{Deadline, Entry};
 use crate::revision::Revision;
+use crate::routes::{
+    HEALTH, INFER, INFER_VERSION, LIVE, METRICS, MODEL, MODEL_VERSION, READY, ROUTES, RUN,
+    SCHEDULER, STATS, STATS_VERSION,
+};
 use crate::timeline::{self, Timeline};
 use crate::trace::{Trace, Tracer};
+use body::refuse;
 pub(crate) use error::ApiError;
+use guard::Cors;
+pub(crate) use guard::{AllowedOrigin, Guard};
 
 /// What the routes need.
 #[derive(Debug)]
@@ -39,6 +47,8 @@ pub(crate) struct Front {
     pub(crate) dispatcher: Arc<Dispatcher>,
     pub(crate) budget: Arc<Budget>,
     pub(crate) tracer: Arc<Tracer>,
+    pub(crate) guard: Guard,
+    pub(crate) auth: Auth,
     pub(crate) limits: Limits,
 }
 
@@ -49,33 +59,6 @@ pub(crate) struct Limits {
     pub(crate) max_pixels: u64,
     pub(crate) timeout: Duration,
 }
-
-const HEALTH: &str = "/health";
-const METRICS: &str = "/metrics";
-const RUN: &str = "/run/{name}";
-const LIVE: &str = "/v2/health/live";
-const READY: &str = "/v2/health/ready";
-const MODEL: &str = "/v2/models/{name}";
-const MODEL_VERSION: &str = "/v2/models/{name}/versions/{version}";
-const INFER: &str = "/v2/models/{name}/infer";
-const INFER_VERSION: &str = "/v2/models/{name}/versions/{version}/infer";
-const STATS: &str = "/v2/models/{name}/stats";
-const STATS_VERSION: &str = "/v2/models/{name}/versions/{version}/stats";
-const SCHEDULER: &str = "/system/scheduler";
-const ROUTES: [&str; 12] = [
-    HEALTH,
-    METRICS,
-    RUN,
-    LIVE,
-    READY,
-    MODEL,
-    MODEL_VERSION,
-    INFER,
-    INFER_VERSION,
-    STATS,
-    STATS_VERSION,
-    SCHEDULER,
-];
 
 /// Returns the routes.
 pub(crate) fn router(front: Arc<Front>) -> Router {
@@ -103,8 +86,8 @@ pub(crate) fn router(front: Arc<Front>) -> Router {
         .with_state(front)
 }
 
-/// Refuses callers who are not on this machine, counts every answer, and logs those that are our
-/// fault: the one place where errors are logged.
+/// Refuses foreign pages and callers without credentials, counts every answer, and logs those that
+/// are our fault: the one place where errors are logged.
 async fn observe(State(front): State<Arc<Front>>, mut request: Request, next: Next) -> Response {
     let method = request.method().clone();
     let route = route_of(&request);
@@ -116,11 +99,17 @@ async fn observe(State(front): State<Arc<Front>>, mut request: Request, next: Ne
     });
     let trace_id = context.map(|context| display(context.trace_id));
     let span_id = context.map(|context| display(context.span_id));
-    // Not in a layer of its own, which would cost every request some allocations.
-    let mut response = match guard::check(request.headers(), request.uri()) {
+    // Not in layers of their own, which would cost every request some allocations.
+    let cors = front.guard.cors(&request);
+    let is_preflight = cors.as_ref().is_some_and(Cors::is_preflight);
+    let mut response = match front.admit(route, is_preflight, &request) {
+        Ok(()) if is_preflight => Cors::answer(),
         Ok(()) => next.run(request).await,
-        Err(error) => ApiError::from(error).into_response(),
+        Err(error) => refuse(request.into_body(), error).into_response(),
     };
+    if let Some(cors) = cors {
+        cors.add(response.headers_mut());
+    }
     let status = response.status();
     let error = response.extensions_mut().remove::<Arc<InferError>>();
     // What is refused or late is counted; an error is for people to look at.
@@ -158,6 +147,24 @@ pub(crate) struct Answered {
 }
 
 impl Front {
+    /// Lets a request through that may be answered; of a preflight no credentials are expected.
+    ///
+    /// # Errors
+    /// `PermissionDenied` for pages of others, `Unauthenticated` without the right credentials.
+    pub(crate) fn admit(
+        &self,
+        route: &str,
+        is_preflight: bool,
+        request: &Request,
+    ) -> Result<(), InferError> {
+        let (uri, headers) = (request.uri(), request.headers());
+        self.guard.check(request.method(), uri, headers)?;
+        match is_preflight {
+            true => Ok(()),
+            false => self.auth.check(route, uri.path(), headers),
+        }
+    }
+
     /// Sends one entry through the scheduler, and waits for its answer. Cancel-safe: dropping the
     /// future frees the entry's place at once.
     async fn answer(

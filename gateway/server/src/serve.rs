@@ -11,6 +11,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
 
+use crate::auth::{Auth, NoTokens};
 use crate::budget::Budget;
 use crate::catalog::Catalog;
 use crate::config::ServeOptions;
@@ -19,8 +20,9 @@ use crate::launcher::Pool;
 use crate::measurements::Measurements;
 use crate::metrics::Metrics;
 use crate::replica::ProcessLauncher;
-use crate::rest::{self, Front, Limits};
+use crate::rest::{self, Front, Guard, Limits};
 use crate::server::Protocol;
+use crate::tls::Certificate;
 use crate::trace::Tracer;
 use crate::{data, grpc, server};
 
@@ -31,6 +33,8 @@ use crate::{data, grpc, server};
 /// What keeps it from starting; a sentence.
 pub(crate) async fn serve(options: ServeOptions) -> anyhow::Result<()> {
     options.check()?;
+    let administrator = options.credentials.administrator()?;
+    let certificate = options.tls.files().map(Certificate::open).transpose()?;
     let worker = Arc::new(options.worker.clone());
     worker.program()?;
     let _lock = data::lock(&options.data)?;
@@ -69,7 +73,15 @@ pub(crate) async fn serve(options: ServeOptions) -> anyhow::Result<()> {
         limits,
     )?;
     let budget = Budget::new(options.max_bytes_in_flight);
+    let acceptor = |protocol: Protocol| {
+        let accept = |certificate: &Arc<Certificate>| certificate.acceptor(protocol.name());
+        certificate.as_ref().map(accept).transpose()
+    };
+    let (http_tls, grpc_tls) = (acceptor(Protocol::Http)?, acceptor(Protocol::Grpc)?);
     let mut background = JoinSet::new();
+    if let Some(certificate) = certificate.clone() {
+        background.spawn(certificate.watch());
+    }
     background.spawn(Arc::clone(&catalog).watch());
     if options.spare_workers > 0 {
         let (catalog, pool) = (Arc::clone(&catalog), Arc::clone(&pool));
@@ -88,11 +100,14 @@ pub(crate) async fn serve(options: ServeOptions) -> anyhow::Result<()> {
         background.spawn(Arc::clone(&measurements).fill(Arc::clone(&catalog), Arc::clone(&budget)));
     }
 
+    let auth = Auth::new(administrator, Arc::new(NoTokens));
     let front = Front {
         catalog: Arc::clone(&catalog),
         dispatcher: Arc::clone(&dispatcher),
         budget,
         tracer: Arc::clone(&tracer),
+        guard: Guard::new(auth.is_open(), options.cors_origins.clone()),
+        auth,
         limits: Limits {
             max_body: options.max_body,
             max_pixels: worker.max_pixels,
@@ -109,17 +124,33 @@ pub(crate) async fn serve(options: ServeOptions) -> anyhow::Result<()> {
         serving.spawn(server::serve(
             listener,
             Protocol::Grpc,
+            grpc_tls,
             grpc::router(Arc::clone(&front), limit, &draining),
             Arc::clone(&room),
             draining.clone(),
         ));
     }
-    tracing::info!(
-        "listening on http://{address} , open to this machine: no credentials are asked for"
+    let (scheme, who) = (
+        if certificate.is_some() {
+            "https"
+        } else {
+            "http"
+        },
+        match front.auth.is_open() {
+            true => "open to this machine: no credentials are asked for",
+            false => "credentials are asked for",
+        },
     );
+    tracing::info!("listening on {scheme}://{address} , {who}");
+    if let (Some(exposed), None) = (options.exposed(), &certificate) {
+        tracing::warn!(
+            "credentials reach {exposed} unencrypted: use --tls-cert and --tls-key, or a proxy that speaks TLS"
+        );
+    }
     serving.spawn(server::serve(
         listener,
         Protocol::Http,
+        http_tls,
         rest::router(front),
         room,
         draining,

@@ -8,14 +8,19 @@ use hyper::server::conn::{http1, http2};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::graceful::GracefulConnection;
 use hyper_util::service::TowerToHyperService;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::server::TlsStream;
 
 /// A connection's read buffer at most. It is memory that no budget counts, so it is small.
 const READ_BUFFER_BYTES: usize = 64 << 10;
 /// A client that has not sent its request's head in this time is slow on purpose.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(15);
+/// A client that has not agreed on TLS in this time is slow on purpose.
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(15);
 /// Calls of one gRPC connection at a time; clients wait with those beyond.
 const MAX_STREAMS: u32 = 1024;
 /// Metadata of a call at most, as much as the head of a request.
@@ -36,11 +41,22 @@ pub(crate) enum Protocol {
     Grpc,
 }
 
+impl Protocol {
+    /// Its name in the negotiation of TLS (ALPN).
+    pub(crate) const fn name(self) -> &'static [u8] {
+        match self {
+            Self::Http => b"http/1.1",
+            Self::Grpc => b"h2",
+        }
+    }
+}
+
 /// Serves connections while there is room, which listeners share, until told to drain; returns when
 /// the last of this listener has been answered.
 pub(crate) async fn serve(
     listener: TcpListener,
     protocol: Protocol,
+    tls: Option<TlsAcceptor>,
     router: Router,
     room: Arc<Semaphore>,
     mut drain: watch::Receiver<bool>,
@@ -56,13 +72,18 @@ pub(crate) async fn serve(
         tokio::select! {
             (permit, accepted) = accepted => match accepted {
                 Ok((socket, _)) => {
-                    let (router, drain) = (router.clone(), drain.clone());
+                    let (router, mut drain) = (router.clone(), drain.clone());
+                    let tls = tls.clone();
                     connections.spawn(async move {
                         // Answers are written whole; waiting to fill a segment only delays them.
                         let _ = socket.set_nodelay(true);
-                        match protocol {
-                            Protocol::Http => http_connection(socket, router, drain).await,
-                            Protocol::Grpc => grpc_connection(socket, router, drain).await,
+                        match tls {
+                            None => connection(socket, protocol, router, drain).await,
+                            Some(tls) => {
+                                if let Some(socket) = handshake(&tls, socket, &mut drain).await {
+                                    connection(socket, protocol, router, drain).await;
+                                }
+                            }
                         }
                         drop(permit);
                     });
@@ -83,16 +104,55 @@ pub(crate) async fn serve(
     while connections.join_next().await.is_some() {}
 }
 
-async fn http_connection(socket: TcpStream, router: Router, drain: watch::Receiver<bool>) {
+/// Agrees on TLS with a client, unless it fails to, or the drain is asked for.
+async fn handshake(
+    tls: &TlsAcceptor,
+    socket: TcpStream,
+    drain: &mut watch::Receiver<bool>,
+) -> Option<TlsStream<TcpStream>> {
+    let agreed = tokio::select! {
+        agreed = tokio::time::timeout(HANDSHAKE_TIMEOUT, tls.accept(socket)) => agreed,
+        () = asked_to_drain(drain) => return None,
+    };
+    match agreed {
+        Ok(Ok(socket)) => return Some(socket),
+        Ok(Err(error)) => tracing::debug!(%error, "a client and TLS do not go together"),
+        Err(_) => tracing::debug!("a client did not agree on TLS in time"),
+    }
+    None
+}
+
+async fn connection(
+    socket: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    protocol: Protocol,
+    router: Router,
+    drain: watch::Receiver<bool>,
+) {
+    let socket = TokioIo::new(socket);
+    match protocol {
+        Protocol::Http => http_connection(socket, router, drain).await,
+        Protocol::Grpc => grpc_connection(socket, router, drain).await,
+    }
+}
+
+async fn http_connection(
+    socket: impl hyper::rt::Read + hyper::rt::Write + Unpin + Send + 'static,
+    router: Router,
+    drain: watch::Receiver<bool>,
+) {
     let connection = http1::Builder::new()
         .max_buf_size(READ_BUFFER_BYTES)
         .timer(TokioTimer::new())
         .header_read_timeout(HEAD_TIMEOUT)
-        .serve_connection(TokioIo::new(socket), TowerToHyperService::new(router));
+        .serve_connection(socket, TowerToHyperService::new(router));
     until_drained(connection, drain).await;
 }
 
-async fn grpc_connection(socket: TcpStream, router: Router, drain: watch::Receiver<bool>) {
+async fn grpc_connection(
+    socket: impl hyper::rt::Read + hyper::rt::Write + Unpin + Send + 'static,
+    router: Router,
+    drain: watch::Receiver<bool>,
+) {
     let connection = http2::Builder::new(TokioExecutor::new())
         .timer(TokioTimer::new())
         .max_concurrent_streams(MAX_STREAMS)
@@ -101,7 +161,7 @@ async fn grpc_connection(socket: TcpStream, router: Router, drain: watch::Receiv
         .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
         .keep_alive_interval(PING_INTERVAL)
         .keep_alive_timeout(HEAD_TIMEOUT)
-        .serve_connection(TokioIo::new(socket), TowerToHyperService::new(router));
+        .serve_connection(socket, TowerToHyperService::new(router));
     until_drained(connection, drain).await;
 }
 

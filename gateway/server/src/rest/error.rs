@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use axum::Json;
 use axum::response::{IntoResponse, Response};
-use http::StatusCode;
+use http::{HeaderValue, StatusCode, header};
 use serde::Serialize;
 use workers_protocol::{Code, InferError};
 
@@ -19,6 +19,8 @@ pub(crate) struct ApiError {
 
 /// What `Retry-After` says where nothing better is known.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
+/// What a 401 asks for, in OSCAR's words.
+const CHALLENGE: HeaderValue = HeaderValue::from_static("Basic realm=\"Authorization Required\"");
 
 #[derive(Serialize)]
 struct Body<'a> {
@@ -92,6 +94,10 @@ impl IntoResponse for ApiError {
             .into_response();
         for (name, value) in self.retry_fields() {
             response.headers_mut().insert(name, value.into());
+        }
+        if self.status == StatusCode::UNAUTHORIZED {
+            let headers = response.headers_mut();
+            headers.insert(header::WWW_AUTHENTICATE, CHALLENGE);
         }
         // For the layer that logs.
         response.extensions_mut().insert(Arc::new(self.error));

@@ -13,6 +13,7 @@ use http::{HeaderMap, Request, StatusCode};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 use tempfile::TempDir;
+use ureq::tls::{Certificate, RootCerts, TlsConfig};
 
 /// How long a test waits for something that is to happen. Far above what it takes on two cores that
 /// other tests use too: who waits this long has found a bug.
@@ -113,7 +114,7 @@ pub(crate) fn command() -> Command {
     command.env_remove("RUST_LOG");
     for (name, _) in std::env::vars_os() {
         let is_read = |prefix| name.to_string_lossy().starts_with(prefix);
-        if is_read("HEARTH_") || is_read("OTEL_") {
+        if is_read("HEARTH_") || is_read("OSCAR_") || is_read("OTEL_") {
             command.env_remove(name);
         }
     }
@@ -218,6 +219,7 @@ fn copy(from: &Path, to: &Path) {
 #[derive(Debug)]
 pub(crate) struct Hearth {
     process: Child,
+    scheme: &'static str,
     address: SocketAddr,
     agent: ureq::Agent,
     store: Store,
@@ -254,6 +256,17 @@ impl Hearth {
         args: &[&str],
         env: &[(&str, &str)],
     ) -> Self {
+        Self::start_trusted(store, data, args, env, None)
+    }
+
+    /// Starts it to be called over TLS, with certificates of this root.
+    pub(crate) fn start_trusted(
+        store: Store,
+        data: Arc<TempDir>,
+        args: &[&str],
+        env: &[(&str, &str)],
+        root: Option<&str>,
+    ) -> Self {
         let mut process = command()
             .args(["serve", "--listen", "127.0.0.1:0", "--store"])
             .arg(store.path())
@@ -277,16 +290,11 @@ impl Hearth {
             let _ = process.kill();
             panic!("hearth does not listen; it says:\n{}", log.text());
         };
-        let agent = ureq::Agent::config_builder()
-            .http_status_as_error(false)
-            .timeout_global(Some(PATIENCE))
-            .proxy(None)
-            .build()
-            .into();
         let hearth = Self {
             process,
+            scheme: if root.is_some() { "https" } else { "http" },
             address,
-            agent,
+            agent: agent(root),
             store,
             data,
             log,
@@ -369,7 +377,7 @@ impl Hearth {
 
     /// Begins a request, for [`Hearth::send`].
     pub(crate) fn request(&self, method: &str, path: &str) -> http::request::Builder {
-        let uri = format!("http://{}{path}", self.address);
+        let uri = format!("{}://{}{path}", self.scheme, self.address);
         Request::builder().method(method).uri(uri)
     }
 
@@ -448,9 +456,24 @@ impl Log {
     }
 }
 
-/// Reads the address from the line `listening on http://ADDRESS …`.
+/// Returns an HTTP client; one that trusts this root, if there is one.
+pub(crate) fn agent(root: Option<&str>) -> ureq::Agent {
+    let roots = root.map(|pem| Certificate::from_pem(pem.as_bytes()).unwrap());
+    let roots: Vec<_> = roots.into_iter().collect();
+    let tls = TlsConfig::builder().root_certs(RootCerts::new_with_certs(&roots));
+    ureq::Agent::config_builder()
+        .http_status_as_error(false)
+        .timeout_global(Some(PATIENCE))
+        .proxy(None)
+        .tls_config(tls.build())
+        .build()
+        .into()
+}
+
+/// Reads the address from the line `listening on http://ADDRESS …`, or with `https`.
 fn listening(line: &str) -> Option<SocketAddr> {
-    let (_, rest) = line.split_once("listening on http://")?;
+    let (_, rest) = line.split_once("listening on http")?;
+    let (_, rest) = rest.split_once("://")?;
     rest.split_whitespace().next()?.parse().ok()
 }
 

@@ -5,6 +5,7 @@
     reason = "what the helpers of a test do not expect fails the test"
 )]
 
+mod access;
 mod add_one;
 mod command;
 mod grpc;
@@ -20,5 +21,6 @@ mod run;
 mod scheduling;
 mod spare;
 mod store;
+mod tls;
 mod traces;
 mod truth;
