@@ -24,10 +24,11 @@ mod timeline;
 mod tls;
 mod trace;
 
-use std::io::IsTerminal as _;
+use std::io::{IsTerminal as _, Write as _};
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory as _, Parser, Subcommand};
+use clap_complete::Shell;
 use config::LogFormat;
 use tracing_subscriber::EnvFilter;
 
@@ -46,6 +47,11 @@ enum Command {
     /// Add models to a store, and list them
     #[command(subcommand)]
     Model(model::ModelCommand),
+    /// Print what completes these commands in a shell
+    Completions {
+        /// For which shell
+        shell: Shell,
+    },
 }
 
 fn main() -> ExitCode {
@@ -59,6 +65,7 @@ fn main() -> ExitCode {
             log(LogFormat::Text);
             run(model::run(command))
         }
+        Command::Completions { shell } => complete(shell),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
@@ -81,6 +88,13 @@ fn run(work: impl Future<Output = anyhow::Result<()>>) -> anyhow::Result<()> {
     // A copy or a scan that is under way is not waited for; what it leaves is swept at the next start.
     runtime.shutdown_background();
     result
+}
+
+fn complete(shell: Shell) -> anyhow::Result<()> {
+    // Into memory first: the library panics where it can't write.
+    let mut script = Vec::new();
+    clap_complete::generate(shell, &mut Cli::command(), "hearth", &mut script);
+    Ok(std::io::stdout().write_all(&script)?)
 }
 
 #[expect(clippy::print_stderr, reason = "the command line's own errors")]

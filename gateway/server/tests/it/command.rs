@@ -1,14 +1,14 @@
-//! `hearth model`: adding to a store, looking into it, fetching files.
+//! The command line: adding to a store, looking into it, fetching files, completing commands.
 
 use std::fs;
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::net::{SocketAddr, TcpListener};
 use std::path::Path;
-use std::process::Output;
+use std::process::{Command, Output};
 
 use tempfile::TempDir;
 
-use crate::hearth::{PLAIN, command, finish, tiny};
+use crate::hearth::{PLAIN, command, finish, skip, tiny};
 
 /// The SHA-256 of `hello`.
 const HELLO: &str = "2cf24dba5fb0a30e26e83b2ac5b9e29e1b161e5c1fa7425e73043362938b9824";
@@ -254,4 +254,36 @@ fn what_is_imported_wrongly_is_not_kept() {
         assert!(complaint.contains(words), "{complaint}");
         assert_eq!(listed(place.path()), Vec::<String>::new(), "{words}");
     }
+}
+
+#[test]
+fn a_shell_completes_commands_and_options() {
+    for (shell, says) in [
+        ("bash", "complete -F _hearth"),
+        ("zsh", "#compdef hearth"),
+        ("fish", "complete -c hearth"),
+    ] {
+        let text = said(&finish(command().args(["completions", shell])));
+        assert!(text.contains(says), "{shell}");
+    }
+    let complaint = finish(command().args(["completions", "dash"]));
+    assert!(String::from_utf8_lossy(&complaint.stderr).contains("[possible values: bash,"));
+
+    if Command::new("bash").args(["-c", ":"]).status().is_err() {
+        return skip("there is no bash");
+    }
+    // As bash does it when the last word of a line is to be completed.
+    let complete = |line: &str| {
+        let script = format!(
+            "source <({} completions bash); COMP_WORDS=({line}); COMP_CWORD=$((${{#COMP_WORDS[@]}} - 1)); \
+             _hearth hearth \"${{COMP_WORDS[COMP_CWORD]}}\" \"${{COMP_WORDS[COMP_CWORD-1]}}\"; \
+             echo \"${{COMPREPLY[@]}}\"",
+            env!("CARGO_BIN_EXE_hearth")
+        );
+        let mut bash = Command::new("bash");
+        said(&finish(bash.args(["-c", &script]))).trim().to_owned()
+    };
+    assert_eq!(complete("hearth mo"), "model");
+    assert_eq!(complete("hearth model imp"), "import");
+    assert_eq!(complete("hearth serve --tls-c"), "--tls-cert");
 }
