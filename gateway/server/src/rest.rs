@@ -134,10 +134,9 @@ fn route_of(request: &Request) -> &'static str {
         .extensions()
         .get::<MatchedPath>()
         .map(MatchedPath::as_str);
-    ROUTES
-        .into_iter()
-        .find(|&route| matched == Some(route))
-        .unwrap_or("none")
+    let route = ROUTES.into_iter().find(|&route| matched == Some(route));
+    debug_assert_eq!(matched, route, "each route is one of `ROUTES`");
+    route.unwrap_or("none")
 }
 
 /// An answered entry.

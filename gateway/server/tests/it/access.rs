@@ -324,6 +324,17 @@ async fn the_password_is_in_no_log_and_no_answer() {
 }
 
 #[test]
+fn a_caller_without_credentials_reads_why_however_much_it_sends() {
+    let hearth = start(&[], &ENV);
+    for _ in 0..3 {
+        let answer = hearth.post("/run/add_one", &vec![0; 8 << 20]);
+        let sentence = answer.refusal(401);
+        assert!(sentence.ends_with("got no `Authorization`"), "{sentence}");
+    }
+    hearth.stop();
+}
+
+#[test]
 fn a_password_comes_from_a_file_and_opens_any_address() {
     let folder = TempDir::new().unwrap();
     let file = folder.path().join("password");
