@@ -164,7 +164,8 @@ pub struct PictureOutput {
     /// How detections are read; required for object detection.
     pub head: Option<Head>,
     /// Class names: a file with one per line, or a list. As many as there are classes; the
-    /// background class of `ssd-decoded` has none. Default: the class's number.
+    /// background class of `ssd-decoded` has none. Default: the class's number. The only one of
+    /// these fields that a model without a task may have, for the protocol's classification.
     pub labels: Option<Labels>,
     /// Least score of a detection, 0 to 1. Default: the head's.
     pub score: Option<f32>,

@@ -401,7 +401,7 @@ impl Catalog {
         let (name, version) = (&stored.name, stored.version);
         tracing::info!(model = %name, %version, "checking");
         match self.take_in(&stored).await {
-            Ok((model, stages)) => {
+            Ok((model, stages, labels)) => {
                 for note in &model.spec.notes {
                     tracing::info!(model = %name, %version, "{note}");
                 }
@@ -422,6 +422,7 @@ impl Catalog {
                         name: name.clone(),
                         version,
                         model,
+                        labels,
                         stages,
                         metrics,
                         poison: Arc::default(),
@@ -468,6 +469,17 @@ impl Catalog {
 
     /// Copies a version into the cache and has a worker check it, unless that was done before.
     async fn take_in(
+        self: &Arc<Self>,
+        stored: &StoredVersion,
+    ) -> anyhow::Result<(CachedVersion, Vec<CachedVersion>, Vec<String>)> {
+        let (cached, stages) = self.check(stored).await?;
+        let (manifest, dir) = (cached.manifest.clone(), cached.dir.clone());
+        let labels = tokio::task::spawn_blocking(move || manifest.read_labels(&dir)).await??;
+        Ok((cached, stages, labels.unwrap_or_default()))
+    }
+
+    /// Copies a version into the cache and has a worker check it, unless that was done before.
+    async fn check(
         self: &Arc<Self>,
         stored: &StoredVersion,
     ) -> anyhow::Result<(CachedVersion, Vec<CachedVersion>)> {

@@ -123,6 +123,11 @@ pub(crate) struct ServeOptions {
     #[arg(long, env = "HEARTH_RUN_LIMIT_S", default_value_t = 5, value_parser = clap::value_parser!(u64).range(1..), value_name = "S")]
     pub(crate) run_limit_s: u64,
 
+    /// Let callers register POSIX shared memory and name parts of it in place of tensors. It is opened
+    /// with the rights of this process, and only while every address is a loopback one
+    #[arg(long, env = "HEARTH_SHARED_MEMORY", default_value_t = true, action = clap::ArgAction::Set, value_name = "BOOL")]
+    pub(crate) shared_memory: bool,
+
     /// Form of the log
     #[arg(long, env = "HEARTH_LOG_FORMAT", default_value = "text")]
     pub(crate) log_format: LogFormat,
@@ -240,6 +245,11 @@ impl ServeOptions {
             // Where the system does not tell, nothing is refused for want of it.
             memory_bytes: memory.unwrap_or(u64::MAX),
         }
+    }
+
+    /// Whether callers may name shared memory: they are on this machine, all of them.
+    pub(crate) fn offers_shared_memory(&self) -> bool {
+        self.shared_memory && self.exposed().is_none()
     }
 
     /// Checks what the command line can't: an address that is not loopback needs credentials, and so

@@ -28,6 +28,9 @@ use workers_protocol::oip::{
     ModelStatisticsRequest, ModelStatisticsResponse, ModelStreamInferResponse,
     RepositoryIndexRequest, RepositoryIndexResponse, ServerLiveRequest, ServerLiveResponse,
     ServerMetadataRequest, ServerMetadataResponse, ServerReadyRequest, ServerReadyResponse,
+    SystemSharedMemoryRegisterRequest, SystemSharedMemoryRegisterResponse,
+    SystemSharedMemoryStatusRequest, SystemSharedMemoryStatusResponse,
+    SystemSharedMemoryUnregisterRequest, SystemSharedMemoryUnregisterResponse,
 };
 use workers_protocol::{Code, InferError};
 
@@ -104,7 +107,7 @@ async fn observe(State(front): State<Arc<Front>>, mut request: Request, next: Ne
         (Err(error), _) => Some(status(&error.into())),
         (Ok(()), None) => Some(Status::unimplemented(format!(
             "{path} is not offered: there are the inference and health services, without loading, \
-             shared memory, traces and logs"
+             CUDA's shared memory, traces and logs"
         ))),
         (Ok(()), Some(_)) => None,
     };
@@ -150,7 +153,7 @@ fn status(error: &ApiError) -> Status {
 
 /// Returns what to run for a name and a version, which may be empty: the latest.
 fn find(catalog: &Catalog, name: &str, version: &str) -> Result<Arc<Revision>, InferError> {
-    catalog.find(name, Some(version).filter(|version| !version.is_empty()))
+    catalog.find(name, named(version))
 }
 
 impl Service {
@@ -193,7 +196,8 @@ impl GrpcInferenceService for Service {
         &self,
         _: tonic::Request<ServerMetadataRequest>,
     ) -> Answer<ServerMetadataResponse> {
-        Ok(tonic::Response::new(describe::server()))
+        let offers_memory = self.front.shared_memory.is_offered();
+        Ok(tonic::Response::new(describe::server(offers_memory)))
     }
 
     async fn model_metadata(
@@ -266,4 +270,48 @@ impl GrpcInferenceService for Service {
         let models = describe::index(&self.front.catalog, is_ready_only);
         Ok(tonic::Response::new(RepositoryIndexResponse { models }))
     }
+
+    async fn system_shared_memory_status(
+        &self,
+        request: tonic::Request<SystemSharedMemoryStatusRequest>,
+    ) -> Answer<SystemSharedMemoryStatusResponse> {
+        let SystemSharedMemoryStatusRequest { name } = request.into_inner();
+        let regions = self.front.shared_memory.status(named(&name));
+        let regions = regions.map_err(|error| status(&error.into()))?;
+        Ok(tonic::Response::new(describe::regions(regions)))
+    }
+
+    async fn system_shared_memory_register(
+        &self,
+        request: tonic::Request<SystemSharedMemoryRegisterRequest>,
+    ) -> Answer<SystemSharedMemoryRegisterResponse> {
+        let SystemSharedMemoryRegisterRequest {
+            name,
+            key,
+            offset,
+            byte_size,
+        } = request.into_inner();
+        let memory = &self.front.shared_memory;
+        memory
+            .register(&name, &key, offset, byte_size)
+            .map_err(|error| status(&error.into()))?;
+        let done = SystemSharedMemoryRegisterResponse {};
+        Ok(tonic::Response::new(done))
+    }
+
+    async fn system_shared_memory_unregister(
+        &self,
+        request: tonic::Request<SystemSharedMemoryUnregisterRequest>,
+    ) -> Answer<SystemSharedMemoryUnregisterResponse> {
+        let SystemSharedMemoryUnregisterRequest { name } = request.into_inner();
+        let done = self.front.shared_memory.unregister(named(&name));
+        done.map_err(|error| status(&error.into()))?;
+        let done = SystemSharedMemoryUnregisterResponse {};
+        Ok(tonic::Response::new(done))
+    }
+}
+
+/// Returns a name that is given; an empty one is none, and so all of them.
+fn named(name: &str) -> Option<&str> {
+    Some(name).filter(|name| !name.is_empty())
 }

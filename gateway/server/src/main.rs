@@ -20,6 +20,7 @@ mod revision;
 mod routes;
 mod serve;
 mod server;
+mod shared_memory;
 mod timeline;
 mod tls;
 mod trace;

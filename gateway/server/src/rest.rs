@@ -7,6 +7,7 @@ mod infer;
 mod models;
 mod picture;
 mod run;
+mod shared_memory;
 mod state;
 
 use std::sync::Arc;
@@ -30,9 +31,11 @@ use crate::dispatcher::Dispatcher;
 use crate::entry::{Deadline, Entry};
 use crate::revision::Revision;
 use crate::routes::{
-    HEALTH, INFER, INFER_VERSION, LIVE, METRICS, MODEL, MODEL_VERSION, READY, ROUTES, RUN,
+    HEALTH, INFER, INFER_VERSION, LIVE, MEMORY_STATUS, MEMORY_UNREGISTER, METRICS, MODEL,
+    MODEL_VERSION, READY, REGION_REGISTER, REGION_STATUS, REGION_UNREGISTER, ROUTES, RUN,
     SCHEDULER, STATS, STATS_VERSION,
 };
+use crate::shared_memory::SharedMemory;
 use crate::timeline::{self, Timeline};
 use crate::trace::{Trace, Tracer};
 use body::refuse;
@@ -49,6 +52,7 @@ pub(crate) struct Front {
     pub(crate) tracer: Arc<Tracer>,
     pub(crate) guard: Guard,
     pub(crate) auth: Auth,
+    pub(crate) shared_memory: SharedMemory,
     pub(crate) limits: Limits,
 }
 
@@ -75,6 +79,11 @@ pub(crate) fn router(front: Arc<Front>) -> Router {
         .route(SCHEDULER, get(state::scheduler))
         .route(INFER, post(infer::infer))
         .route(INFER_VERSION, post(infer::infer_version))
+        .route(MEMORY_STATUS, get(shared_memory::status_of_all))
+        .route(MEMORY_UNREGISTER, post(shared_memory::unregister_all))
+        .route(REGION_STATUS, get(shared_memory::status))
+        .route(REGION_REGISTER, post(shared_memory::register))
+        .route(REGION_UNREGISTER, post(shared_memory::unregister))
         .fallback(|| async { ApiError::from(InferError::new(Code::NotFound, "no such route")) })
         .method_not_allowed_fallback(|| async {
             ApiError::with_status(

@@ -5,7 +5,7 @@ use std::sync::{Arc, OnceLock};
 
 use gateway_scheduler::RevisionId;
 use model_store::{CachedVersion, Digest, Measurement, ModelName, Version};
-use workers_protocol::InferError;
+use workers_protocol::{InferError, Target};
 
 use crate::metrics::RevisionMetrics;
 use crate::poison::Poison;
@@ -17,6 +17,8 @@ pub(crate) struct Revision {
     pub(crate) name: ModelName,
     pub(crate) version: Version,
     pub(crate) model: CachedVersion,
+    /// The names of its classes, if its manifest has them.
+    pub(crate) labels: Vec<String>,
     /// The versions of its stages, in order.
     pub(crate) stages: Vec<(Digest, PathBuf)>,
     pub(crate) metrics: RevisionMetrics,
@@ -29,6 +31,14 @@ impl Revision {
     /// Returns what it can do on this machine, or `None` where that was not measured yet.
     pub(crate) fn measurement(&self) -> Option<&Measurement> {
         self.measured.get()
+    }
+
+    /// Returns what its requests are read and checked against.
+    pub(crate) fn target(&self) -> Target<'_> {
+        Target {
+            model: self.name.as_str(),
+            spec: &self.model.spec,
+        }
     }
 
     /// Checks that it takes tensors.

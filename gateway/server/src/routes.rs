@@ -14,9 +14,14 @@ pub(crate) const INFER_VERSION: &str = "/v2/models/{name}/versions/{version}/inf
 pub(crate) const STATS: &str = "/v2/models/{name}/stats";
 pub(crate) const STATS_VERSION: &str = "/v2/models/{name}/versions/{version}/stats";
 pub(crate) const SCHEDULER: &str = "/system/scheduler";
+pub(crate) const MEMORY_STATUS: &str = "/v2/systemsharedmemory/status";
+pub(crate) const MEMORY_UNREGISTER: &str = "/v2/systemsharedmemory/unregister";
+pub(crate) const REGION_STATUS: &str = "/v2/systemsharedmemory/region/{name}/status";
+pub(crate) const REGION_REGISTER: &str = "/v2/systemsharedmemory/region/{name}/register";
+pub(crate) const REGION_UNREGISTER: &str = "/v2/systemsharedmemory/region/{name}/unregister";
 
 /// The routes.
-pub(crate) const ROUTES: [&str; 12] = [
+pub(crate) const ROUTES: [&str; 17] = [
     HEALTH,
     METRICS,
     RUN,
@@ -29,10 +34,15 @@ pub(crate) const ROUTES: [&str; 12] = [
     STATS,
     STATS_VERSION,
     SCHEDULER,
+    MEMORY_STATUS,
+    MEMORY_UNREGISTER,
+    REGION_STATUS,
+    REGION_REGISTER,
+    REGION_UNREGISTER,
 ];
 
 /// The methods.
-pub(crate) const METHODS: [&str; 12] = [
+pub(crate) const METHODS: [&str; 15] = [
     "/inference.GRPCInferenceService/ServerLive",
     "/inference.GRPCInferenceService/ServerReady",
     "/inference.GRPCInferenceService/ServerMetadata",
@@ -43,6 +53,9 @@ pub(crate) const METHODS: [&str; 12] = [
     "/inference.GRPCInferenceService/ModelConfig",
     "/inference.GRPCInferenceService/ModelStatistics",
     "/inference.GRPCInferenceService/RepositoryIndex",
+    "/inference.GRPCInferenceService/SystemSharedMemoryStatus",
+    "/inference.GRPCInferenceService/SystemSharedMemoryRegister",
+    "/inference.GRPCInferenceService/SystemSharedMemoryUnregister",
     "/grpc.health.v1.Health/Check",
     "/grpc.health.v1.Health/Watch",
 ];

@@ -22,6 +22,7 @@ use crate::metrics::Metrics;
 use crate::replica::ProcessLauncher;
 use crate::rest::{self, Front, Guard, Limits};
 use crate::server::Protocol;
+use crate::shared_memory::SharedMemory;
 use crate::tls::Certificate;
 use crate::trace::Tracer;
 use crate::{data, grpc, server};
@@ -108,6 +109,7 @@ pub(crate) async fn serve(options: ServeOptions) -> anyhow::Result<()> {
         tracer: Arc::clone(&tracer),
         guard: Guard::new(auth.is_open(), options.cors_origins.clone()),
         auth,
+        shared_memory: SharedMemory::new(options.offers_shared_memory()),
         limits: Limits {
             max_body: options.max_body,
             max_pixels: worker.max_pixels,

@@ -10,8 +10,8 @@ mod learned;
 
 use std::time::{Duration, Instant};
 
-use workers_protocol::CheckedInputs;
 use workers_protocol::wire::Event;
+use workers_protocol::{CheckedInputs, Target};
 
 use super::{Promise, Setting};
 use crate::subject::Subject;
@@ -149,5 +149,9 @@ trait Driver {
 
 /// Returns the bucket of a subject's tensors.
 fn bucket(version: &Version, subject: &Subject) -> anyhow::Result<u64> {
-    Ok(CheckedInputs::check(&version.spec, vec![subject.input().clone()])?.bucket)
+    let target = Target {
+        model: subject.name,
+        spec: &version.spec,
+    };
+    Ok(CheckedInputs::check(target, vec![subject.input().clone()])?.bucket)
 }

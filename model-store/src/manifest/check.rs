@@ -76,8 +76,12 @@ impl Manifest {
     /// Checks what `task`, `engine`, `stages` and `output.head` ask of each other.
     fn check_task(&self) -> Result<(), StoreError> {
         let n_stages = self.stages.len();
-        let is_about_pictures =
-            self.input != PictureInput::default() || self.output != PictureOutput::default();
+        // Classes have names whatever they are found in.
+        let only_labels = PictureOutput {
+            labels: self.output.labels.clone(),
+            ..PictureOutput::default()
+        };
+        let is_about_pictures = self.input != PictureInput::default() || self.output != only_labels;
         match (self.task, self.output.head) {
             (Some(Task::FaceMaskDetection), _) if n_stages != 2 => invalid(format!(
                 "`stages`: expected two for `task: face-mask-detection`, the detector and the \

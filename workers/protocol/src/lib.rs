@@ -35,5 +35,5 @@ pub use assignment::Assignment;
 pub use error::{Code, InferError};
 pub use options::{DrawFormat, PictureOptions};
 pub use picture::{PictureFormat, PictureHeader};
-pub use tensor::{CheckedInputs, Tensor};
+pub use tensor::{CheckedInputs, Target, Tensor};
 pub use trace::{SpanId, TraceContext, TraceId};

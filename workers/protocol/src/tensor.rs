@@ -21,6 +21,15 @@ pub struct Tensor {
     pub data: Bytes,
 }
 
+/// The model that a request is for.
+#[derive(Clone, Copy, Debug)]
+pub struct Target<'a> {
+    /// Its name, for the sentences.
+    pub model: &'a str,
+    /// What it takes and gives.
+    pub spec: &'a ModelSpec,
+}
+
 /// Inputs that fit a spec, and what the scheduler needs to know of them.
 #[derive(Clone, Debug, PartialEq)]
 pub struct CheckedInputs {
@@ -64,26 +73,40 @@ impl Tensor {
             })
     }
 
+    /// Returns how many bytes the elements that the shape claims are; `None` of `BYTES`, whose
+    /// elements are of any length.
+    ///
+    /// # Errors
+    /// As of [`Tensor::elements`], and `InvalidArgument` for a product beyond `usize`.
+    pub fn expected_bytes(&self) -> Result<Option<usize>, InferError> {
+        let elements = self.elements()?;
+        let Some(element_bytes) = self.datatype.element_bytes() else {
+            return Ok(None);
+        };
+        let bytes = elements.checked_mul(element_bytes).ok_or_else(|| {
+            InferError::invalid(format!(
+                "input `{}`: shape {:?} has more bytes than can be",
+                self.name, self.shape
+            ))
+        })?;
+        Ok(Some(bytes))
+    }
+
     /// Checks that the data are as long as shape and datatype say.
     ///
     /// # Errors
     /// `InvalidArgument`, saying both lengths.
     pub fn check_length(&self) -> Result<(), InferError> {
-        let elements = self.elements()?;
-        let Some(element_bytes) = self.datatype.element_bytes() else {
-            return self.check_bytes_elements(elements);
-        };
-        if elements.checked_mul(element_bytes) == Some(self.data.len()) {
-            Ok(())
-        } else {
-            Err(InferError::invalid(format!(
-                "input `{}`: shape {:?} of {} is {} bytes, got {}",
+        match self.expected_bytes()? {
+            None => self.check_bytes_elements(self.elements()?),
+            Some(bytes) if bytes == self.data.len() => Ok(()),
+            Some(bytes) => Err(InferError::invalid(format!(
+                "input `{}`: shape {:?} of {} is {bytes} bytes, got {}",
                 self.name,
                 self.shape,
                 self.datatype,
-                elements.saturating_mul(element_bytes),
                 self.data.len()
-            )))
+            ))),
         }
     }
 
@@ -123,53 +146,51 @@ impl Tensor {
 // === impl CheckedInputs ===
 
 impl CheckedInputs {
-    /// Checks names, datatypes, shapes and lengths against a spec, and puts the inputs in its order.
+    /// Checks names, datatypes, shapes and lengths against what a model takes, and puts the inputs in
+    /// its order.
     ///
     /// # Errors
     /// `InvalidArgument` naming the input; what was expected and what came.
-    pub fn check(spec: &ModelSpec, given: Vec<Tensor>) -> Result<Self, InferError> {
+    pub fn check(target: Target<'_>, given: Vec<Tensor>) -> Result<Self, InferError> {
+        let Target { model, spec } = target;
+        let has_input =
+            |tensor: &&Tensor| spec.inputs.iter().any(|input| input.name == tensor.name);
+        if let Some(extra) = given.iter().find(|tensor| !has_input(tensor)) {
+            return Err(InferError::invalid(format!(
+                "unexpected inference input '{}' for model '{model}': it takes {}",
+                extra.name,
+                quoted(spec.inputs.iter().map(|input| &*input.name))
+            )));
+        }
         let mut given: Vec<Option<Tensor>> = given.into_iter().map(Some).collect();
         let mut inputs = Vec::with_capacity(spec.inputs.len());
         let mut items = None;
         let mut bucket = Fnv::new();
         for expected in &spec.inputs {
-            let mut named = given.iter_mut().filter(|slot| {
+            let is_named = |slot: &&mut Option<Tensor>| {
                 slot.as_ref()
                     .is_some_and(|tensor| tensor.name == expected.name)
-            });
-            let tensor = named.next().and_then(Option::take).ok_or_else(|| {
-                InferError::invalid(format!(
-                    "input `{}` is missing: expected {} {:?}",
-                    expected.name, expected.datatype, expected.shape
-                ))
-            })?;
+            };
+            let mut named = given.iter_mut().filter(is_named);
+            let Some(tensor) = named.next().and_then(Option::take) else {
+                inputs.extend(given.into_iter().flatten());
+                return Err(missing(target, &inputs));
+            };
             if named.next().is_some() {
                 return Err(InferError::invalid(format!(
                     "input `{}` is given twice",
                     expected.name
                 )));
             }
-            check_tensor(expected, &tensor)?;
+            check_tensor(model, expected, &tensor)?;
             count_items(expected, &tensor, &mut items)?;
             bucket.add_tensor(expected, &tensor);
             inputs.push(tensor);
         }
-        if let Some(extra) = given.iter().flatten().next() {
-            let names: Vec<_> = spec
-                .inputs
-                .iter()
-                .map(|input| format!("`{}`", input.name))
-                .collect();
-            return Err(InferError::invalid(format!(
-                "input `{}` is not the model's: expected {}",
-                extra.name,
-                names.join(", ")
-            )));
-        }
         let items = items.unwrap_or(1);
         if items == 0 || items > spec.max_batch {
             return Err(InferError::invalid(format!(
-                "expected a batch of 1 to {} items, got {items}",
+                "inference request batch-size must be <= {} for '{model}', and at least 1, got {items}",
                 spec.max_batch
             )));
         }
@@ -181,11 +202,36 @@ impl CheckedInputs {
     }
 }
 
-fn check_tensor(expected: &TensorSpec, tensor: &Tensor) -> Result<(), InferError> {
+/// Says which inputs a request lacks.
+fn missing(Target { model, spec }: Target<'_>, given: &[Tensor]) -> InferError {
+    let lacks = |input: &&TensorSpec| given.iter().all(|tensor| tensor.name != input.name);
+    InferError::invalid(format!(
+        "expected {} inputs but got {} inputs for model '{model}'. Got input(s) [{}], but missing \
+         required input(s) [{}]. Please provide all required input(s).",
+        spec.inputs.len(),
+        given.len(),
+        quoted(given.iter().map(|tensor| &*tensor.name)),
+        quoted(spec.inputs.iter().filter(lacks).map(|input| &*input.name)),
+    ))
+}
+
+fn quoted<'a>(names: impl Iterator<Item = &'a str>) -> String {
+    let names: Vec<_> = names.map(|name| format!("'{name}'")).collect();
+    names.join(", ")
+}
+
+/// Returns a shape as the protocol's sentences write it.
+pub(crate) fn shape_text(shape: &[i64]) -> String {
+    let dimensions: Vec<_> = shape.iter().map(i64::to_string).collect();
+    format!("[{}]", dimensions.join(","))
+}
+
+fn check_tensor(model: &str, expected: &TensorSpec, tensor: &Tensor) -> Result<(), InferError> {
+    let name = &expected.name;
     if tensor.datatype != expected.datatype {
         return Err(InferError::invalid(format!(
-            "input `{}`: expected {}, got {}",
-            expected.name, expected.datatype, tensor.datatype
+            "inference input '{name}' data-type is '{}', but model '{model}' expects '{}'",
+            tensor.datatype, expected.datatype
         )));
     }
     let fits = tensor.shape.len() == expected.shape.len()
@@ -196,11 +242,19 @@ fn check_tensor(expected: &TensorSpec, tensor: &Tensor) -> Result<(), InferError
             .all(|(&want, &got)| want < 0 || want == got);
     if !fits {
         return Err(InferError::invalid(format!(
-            "input `{}`: expected shape {:?}, got {:?}",
-            expected.name, expected.shape, tensor.shape
+            "unexpected shape for input '{name}' for model '{model}'. Expected {}, got {}",
+            shape_text(&expected.shape),
+            shape_text(&tensor.shape)
         )));
     }
-    tensor.check_length()
+    match tensor.expected_bytes()? {
+        Some(bytes) if bytes != tensor.data.len() => Err(InferError::invalid(format!(
+            "input byte size mismatch for input '{name}' for model '{model}'. Expected {bytes}, got {}",
+            tensor.data.len()
+        ))),
+        Some(_) => Ok(()),
+        None => tensor.check_length(),
+    }
 }
 
 fn count_items(
@@ -293,15 +347,18 @@ mod tests {
         }
     }
 
+    fn check(spec: &ModelSpec, inputs: Vec<Tensor>) -> Result<CheckedInputs, InferError> {
+        CheckedInputs::check(Target { model: "m", spec }, inputs)
+    }
+
     fn refusal(spec: &ModelSpec, inputs: Vec<Tensor>) -> String {
-        CheckedInputs::check(spec, inputs).unwrap_err().message
+        check(spec, inputs).unwrap_err().message
     }
 
     #[test]
     fn inputs_are_put_in_the_order_of_the_spec() {
         let spec = spec(vec![input("a", &[-1, 2], Some(0)), input("b", &[3], None)]);
-        let checked =
-            CheckedInputs::check(&spec, vec![tensor("b", &[3]), tensor("a", &[2, 2])]).unwrap();
+        let checked = check(&spec, vec![tensor("b", &[3]), tensor("a", &[2, 2])]).unwrap();
         assert_eq!(checked.inputs[0].name, "a");
         assert_eq!(checked.items, 2);
     }
@@ -311,15 +368,16 @@ mod tests {
         let spec = spec(vec![input("a", &[-1, 2], Some(0))]);
         assert_eq!(
             refusal(&spec, vec![]),
-            "input `a` is missing: expected FP32 [-1, 2]"
+            "expected 1 inputs but got 0 inputs for model 'm'. Got input(s) [], but missing required \
+             input(s) ['a']. Please provide all required input(s)."
         );
         assert_eq!(
             refusal(&spec, vec![tensor("a", &[1, 3])]),
-            "input `a`: expected shape [-1, 2], got [1, 3]"
+            "unexpected shape for input 'a' for model 'm'. Expected [-1,2], got [1,3]"
         );
         assert_eq!(
             refusal(&spec, vec![tensor("a", &[1, 2]), tensor("x", &[1])]),
-            "input `x` is not the model's: expected `a`"
+            "unexpected inference input 'x' for model 'm': it takes 'a'"
         );
         assert_eq!(
             refusal(&spec, vec![tensor("a", &[1, 2]), tensor("a", &[1, 2])]),
@@ -327,13 +385,13 @@ mod tests {
         );
         assert_eq!(
             refusal(&spec, vec![tensor("a", &[9, 2])]),
-            "expected a batch of 1 to 4 items, got 9"
+            "inference request batch-size must be <= 4 for 'm', and at least 1, got 9"
         );
         let mut short = tensor("a", &[1, 2]);
         short.data = Bytes::from_static(&[0; 7]);
         assert_eq!(
             refusal(&spec, vec![short]),
-            "input `a`: shape [1, 2] of FP32 is 8 bytes, got 7"
+            "input byte size mismatch for input 'a' for model 'm'. Expected 8, got 7"
         );
     }
 
@@ -359,7 +417,7 @@ mod tests {
                 data: Bytes::from(vec![byte; 4]),
                 ..tensor("rate", &[1])
             };
-            CheckedInputs::check(&spec, vec![tensor("a", &[items, 2]), rate])
+            check(&spec, vec![tensor("a", &[items, 2]), rate])
                 .unwrap()
                 .bucket
         };

@@ -16,7 +16,7 @@ use tokio::sync::{Semaphore, mpsc};
 use workers_engine::Engine;
 use workers_ort::{LoadOptions, OrtEngine, Runtime};
 use workers_protocol::wire::{Credits, Event, MAX_ENTRY_BYTES, MAX_NAMED_AHEAD, PICTURE_INPUT};
-use workers_protocol::{Assignment, CheckedInputs, InferError, PictureOptions, Tensor};
+use workers_protocol::{Assignment, CheckedInputs, InferError, PictureOptions, Target, Tensor};
 use workers_vision::Limits;
 
 use crate::instance::{self, Batch, BatchEntry, Batches, Instance, PostProcessing};
@@ -117,6 +117,8 @@ impl Loaded {
             }
             None => {
                 let (part, engine) = Part::load(runtime, &assignment.model, manifest, assignment)?;
+                // The gateway names classes by them; a version without the file is refused here.
+                part.labels()?;
                 let runner = |engine| Runner::Tensors(TensorRunner::new(engine));
                 let spec = part.spec(None);
                 Ok(Self {
@@ -309,7 +311,11 @@ impl Stager {
         options: PictureOptions,
     ) -> Result<Staged, InferError> {
         match self {
-            Self::Tensors(spec) => CheckedInputs::check(spec, inputs).map(Staged::Tensors),
+            Self::Tensors(spec) => {
+                // The gateway, which knows the name, has checked them already.
+                let model = "this worker's";
+                CheckedInputs::check(Target { model, spec }, inputs).map(Staged::Tensors)
+            }
             Self::Pictures(stager) => {
                 let began = Instant::now();
                 let mut staged = stager.stage(only_picture(inputs)?, options)?;

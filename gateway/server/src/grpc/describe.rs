@@ -6,23 +6,51 @@ use model_store::{ModelSpec, TensorSpec};
 use workers_protocol::oip::model_instance_group::Kind;
 use workers_protocol::oip::model_metadata_response::TensorMetadata;
 use workers_protocol::oip::repository_index_response::ModelIndex;
+use workers_protocol::oip::system_shared_memory_status_response::RegionStatus;
 use workers_protocol::oip::{
     DataType, ModelConfig, ModelDynamicBatching, ModelInput, ModelInstanceGroup,
     ModelMetadataResponse, ModelOutput, ModelStatistics, ServerMetadataResponse, StatisticDuration,
+    SystemSharedMemoryStatusResponse,
 };
 
 use crate::catalog::{Catalog, State};
 use crate::dispatcher::Dispatcher;
 use crate::revision::Revision;
+use crate::shared_memory::Region;
 
 /// The protocol's extensions that work here.
-const EXTENSIONS: [&str; 3] = ["binary_tensor_data", "model_configuration", "statistics"];
+const EXTENSIONS: [&str; 4] = [
+    "classification",
+    "model_configuration",
+    "binary_tensor_data",
+    "statistics",
+];
 
-pub(super) fn server() -> ServerMetadataResponse {
+pub(super) fn server(offers_memory: bool) -> ServerMetadataResponse {
+    let memory = offers_memory.then_some("system_shared_memory");
     ServerMetadataResponse {
         name: "hearth".to_owned(),
         version: env!("CARGO_PKG_VERSION").to_owned(),
-        extensions: EXTENSIONS.map(str::to_owned).to_vec(),
+        extensions: EXTENSIONS
+            .into_iter()
+            .chain(memory)
+            .map(str::to_owned)
+            .collect(),
+    }
+}
+
+pub(super) fn regions(regions: Vec<(String, Arc<Region>)>) -> SystemSharedMemoryStatusResponse {
+    let of = |(name, region): (String, Arc<Region>)| {
+        let status = RegionStatus {
+            name: name.clone(),
+            key: region.key.clone(),
+            offset: region.offset,
+            byte_size: region.byte_size,
+        };
+        (name, status)
+    };
+    SystemSharedMemoryStatusResponse {
+        regions: regions.into_iter().map(of).collect(),
     }
 }
 

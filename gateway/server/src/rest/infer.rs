@@ -8,9 +8,9 @@ use axum::extract::{Path, State};
 use axum::response::{IntoResponse as _, Response};
 use gateway_scheduler::{Bucket, Cost, Staging};
 use http::{HeaderMap, HeaderName, HeaderValue, header};
-use workers_protocol::codec::{EncodedAnswer, InferRequest};
+use workers_protocol::codec::{EncodedAnswer, Given, InferRequest, Place};
 use workers_protocol::wire::PART_BYTES;
-use workers_protocol::{CheckedInputs, InferError, PictureOptions};
+use workers_protocol::{CheckedInputs, InferError, PictureOptions, Tensor};
 
 use super::body::refuse;
 use super::{Admission, Answered, ApiError, Front, Terms, for_bytes, with_timing};
@@ -63,9 +63,10 @@ impl Front {
         let (body, mut reservation) = self.read(headers, body, terms.deadline).await?;
 
         let mut request = for_bytes(json_bytes.unwrap_or(body.len()), || {
-            InferRequest::parse(&body, json_bytes, |bytes| reservation.grow(bytes))
+            let reserve = |bytes| reservation.grow(bytes);
+            InferRequest::parse(&body, json_bytes, revision.target(), reserve)
         })?;
-        if json_bytes.is_none() {
+        if json_bytes.is_none_or(|json_bytes| json_bytes == body.len()) {
             // The text is not needed any more; binary tensors share the body's memory.
             drop(body);
             reservation.shrink_to(request.input_bytes() as u64);
@@ -79,7 +80,8 @@ impl Front {
         let outputs = &answered.answer.outputs;
         let bytes = outputs.iter().map(|output| output.data.len()).sum();
         let encoded = for_bytes(bytes, || {
-            EncodedAnswer::encode(&request, name.as_str(), &version, outputs)
+            let given = self.give(revision, &request, outputs)?;
+            EncodedAnswer::encode(request.id.as_deref(), name.as_str(), &version, &given)
         })?;
         Ok(with_timing(&answered, response(encoded)))
     }
@@ -90,8 +92,9 @@ impl Front {
         revision: &Arc<Revision>,
         request: &mut InferRequest,
         mut terms: Terms,
-        reservation: Reservation,
+        mut reservation: Reservation,
     ) -> Result<Answered, ApiError> {
+        self.read_shared(request, &mut reservation)?;
         // The protocol's own parameter may only shorten what holds.
         let own = request.timeout.map(Deadline::after);
         if let Some(own) = own.filter(|own| own.at < terms.deadline.at) {
@@ -99,7 +102,7 @@ impl Front {
         }
         let bytes = request.input_bytes();
         let inputs = std::mem::take(&mut request.inputs);
-        let checked = CheckedInputs::check(&revision.model.spec, inputs)?;
+        let checked = CheckedInputs::check(revision.target(), inputs)?;
         let cost = Cost {
             bytes: bytes as u64,
             pixels: 0,
@@ -119,6 +122,51 @@ impl Front {
         let options = PictureOptions::default();
         self.answer(revision, checked.inputs, options, admission)
             .await
+    }
+}
+
+impl Front {
+    /// Reads the inputs that lie in shared memory, and checks where outputs are to go, before the
+    /// model runs.
+    fn read_shared(
+        &self,
+        request: &mut InferRequest,
+        reservation: &mut Reservation,
+    ) -> Result<(), InferError> {
+        for output in request.outputs.iter().flatten() {
+            if let Some(range) = &output.shared {
+                self.shared_memory.check(range, &output.name)?;
+            }
+        }
+        let ranges = request.shared_inputs.iter();
+        let bytes = ranges.fold(0_u64, |bytes, (_, range)| {
+            bytes.saturating_add(range.byte_size)
+        });
+        for_bytes(usize::try_from(bytes).unwrap_or(usize::MAX), || {
+            self.shared_memory.read_inputs(request, reservation)
+        })
+    }
+
+    /// Returns the outputs that a request asked for, and writes those that go to shared memory.
+    pub(crate) fn give<'a>(
+        &self,
+        revision: &Revision,
+        request: &'a InferRequest,
+        outputs: &'a [Tensor],
+    ) -> Result<Vec<Given<'a>>, InferError> {
+        let mut wanted = request.outputs.iter().flatten();
+        let is_copied = wanted.any(|output| output.classes.is_some() || output.shared.is_some());
+        let bytes = outputs.iter().map(|output| output.data.len()).sum();
+        for_bytes(if is_copied { bytes } else { 0 }, || {
+            let given = request.choose(revision.target(), outputs, &revision.labels)?;
+            for Given { tensor, place } in &given {
+                if let Place::Shared(range) = place {
+                    self.shared_memory
+                        .write_output(range, &tensor.name, &tensor.data)?;
+                }
+            }
+            Ok(given)
+        })
     }
 }
 

@@ -34,7 +34,7 @@ enum Access {
 }
 
 /// Each route: how it is called, and whom it answers.
-const ROUTES: [(&str, &str, &str, Access); 12] = [
+const ROUTES: [(&str, &str, &str, Access); 17] = [
     (routes::HEALTH, "GET", "/health", Anybody),
     (routes::LIVE, "GET", "/v2/health/live", Anybody),
     (routes::READY, "GET", "/v2/health/ready", Anybody),
@@ -72,10 +72,40 @@ const ROUTES: [(&str, &str, &str, Access); 12] = [
         Administrator,
     ),
     (routes::SCHEDULER, "GET", "/system/scheduler", Administrator),
+    (
+        routes::MEMORY_STATUS,
+        "GET",
+        "/v2/systemsharedmemory/status",
+        Administrator,
+    ),
+    (
+        routes::MEMORY_UNREGISTER,
+        "POST",
+        "/v2/systemsharedmemory/unregister",
+        Administrator,
+    ),
+    (
+        routes::REGION_STATUS,
+        "GET",
+        "/v2/systemsharedmemory/region/one/status",
+        Administrator,
+    ),
+    (
+        routes::REGION_REGISTER,
+        "POST",
+        "/v2/systemsharedmemory/region/one/register",
+        Administrator,
+    ),
+    (
+        routes::REGION_UNREGISTER,
+        "POST",
+        "/v2/systemsharedmemory/region/one/unregister",
+        Administrator,
+    ),
 ];
 
 /// Each method of gRPC, and whom it answers.
-const METHODS: [(&str, Access); 12] = [
+const METHODS: [(&str, Access); 15] = [
     ("/grpc.health.v1.Health/Check", Anybody),
     ("/grpc.health.v1.Health/Watch", Anybody),
     ("/inference.GRPCInferenceService/ServerLive", Anybody),
@@ -101,6 +131,18 @@ const METHODS: [(&str, Access); 12] = [
     ),
     (
         "/inference.GRPCInferenceService/RepositoryIndex",
+        Administrator,
+    ),
+    (
+        "/inference.GRPCInferenceService/SystemSharedMemoryStatus",
+        Administrator,
+    ),
+    (
+        "/inference.GRPCInferenceService/SystemSharedMemoryRegister",
+        Administrator,
+    ),
+    (
+        "/inference.GRPCInferenceService/SystemSharedMemoryUnregister",
         Administrator,
     ),
 ];

@@ -19,10 +19,10 @@ use workers_protocol::transport::{self, Connection};
 use crate::add_one::{Halted, await_metric, await_running, warm, worker};
 use crate::hearth::{Hearth, Store, command, finish};
 
-type Client = GrpcInferenceServiceClient<Connection>;
+pub(crate) type Client = GrpcInferenceServiceClient<Connection>;
 
 /// Connects to where the log says that gRPC is spoken.
-async fn connect(hearth: &Hearth) -> (Client, HealthClient<Connection>) {
+pub(crate) async fn connect(hearth: &Hearth) -> (Client, HealthClient<Connection>) {
     let address = hearth.grpc_address();
     let socket = TcpStream::connect(address).await.unwrap();
     let (client, driver) = transport::connect(socket).await.unwrap();
@@ -33,7 +33,7 @@ async fn connect(hearth: &Hearth) -> (Client, HealthClient<Connection>) {
     (client, HealthClient::new(connection))
 }
 
-fn floats(values: &[f32]) -> Vec<u8> {
+pub(crate) fn floats(values: &[f32]) -> Vec<u8> {
     values
         .iter()
         .flat_map(|value| value.to_le_bytes())
@@ -41,7 +41,7 @@ fn floats(values: &[f32]) -> Vec<u8> {
 }
 
 /// Returns a request of one input with raw contents.
-fn raw(model: &str, datatype: &str, shape: &[i64], data: Vec<u8>) -> ModelInferRequest {
+pub(crate) fn raw(model: &str, datatype: &str, shape: &[i64], data: Vec<u8>) -> ModelInferRequest {
     ModelInferRequest {
         model_name: model.to_owned(),
         id: "seven".to_owned(),
@@ -210,7 +210,7 @@ async fn every_datatype_goes_in_and_out() {
     hearth.stop();
 }
 
-fn identity(datatype: &str) -> String {
+pub(crate) fn identity(datatype: &str) -> String {
     format!("identity_{}", datatype.to_lowercase())
 }
 
@@ -233,7 +233,11 @@ async fn what_is_wrong_is_refused_and_named() {
     cases.push((version, Code::NotFound, "no version 9"));
     let mut both = good();
     both.inputs[0].contents = Some(InferTensorContents::default());
-    cases.push((both, Code::InvalidArgument, "both `contents` and"));
+    cases.push((
+        both,
+        Code::InvalidArgument,
+        "contents field must not be specified",
+    ));
     let mut more = good();
     more.raw_input_contents.push("x".into());
     cases.push((more, Code::InvalidArgument, "`raw_input_contents`"));
@@ -253,7 +257,11 @@ async fn what_is_wrong_is_refused_and_named() {
         name: "z".to_owned(),
         ..InferRequestedOutputTensor::default()
     });
-    cases.push((output, Code::InvalidArgument, "output `z`"));
+    cases.push((
+        output,
+        Code::InvalidArgument,
+        "unexpected inference output 'z'",
+    ));
     let large = raw("add_one", "FP32", &[1, 4], vec![0; 2 << 20]);
     cases.push((large, Code::OutOfRange, "too large"));
     for (request, code, words) in cases {

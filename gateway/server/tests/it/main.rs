@@ -21,6 +21,7 @@ mod run;
 mod scheduling;
 mod spare;
 mod store;
+mod tensors;
 mod tls;
 mod traces;
 mod truth;

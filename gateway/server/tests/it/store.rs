@@ -286,7 +286,7 @@ outputs: [{ name: y, shape: [-1, 1, -1, -1] }]
     let sentence = hearth
         .post("/v2/models/narrow/infer", body.as_bytes())
         .refusal(400);
-    assert!(sentence.contains("[10, 3, 32, 32]"), "{sentence}");
+    assert!(sentence.contains("Expected [10,3,32,32]"), "{sentence}");
 
     let model = hearth.get("/v2/models/freed").ok();
     assert_eq!(model["inputs"][0]["shape"], json!([-1, 3, -1, -1]));

@@ -1,15 +1,26 @@
 //! `data`: a JSON array, flat or nested, to and from little-endian elements.
+//!
+//! Hot path: one pass over the text, one allocation for all elements.
 
-use std::fmt;
+use std::str::FromStr;
 
 use bytes::Bytes;
 use model_store::DataType;
-use serde::de::{DeserializeSeed, Error, SeqAccess, Visitor};
 use serde::ser::SerializeSeq as _;
-use serde::{Deserializer, Serialize, Serializer};
+use serde::{Serialize, Serializer};
 use serde_json::value::RawValue;
 
+use super::parameters::clipped;
 use crate::Tensor;
+
+/// Why data are not the elements of a tensor.
+#[derive(Debug)]
+pub(super) enum DataError {
+    /// They are not as many as the shape has, or not nested like it.
+    Shape(String),
+    /// One of them is none of the datatype's.
+    Element(String),
+}
 
 /// Returns how many bytes [`parse`] may take for these elements.
 pub(super) fn parsed_bytes(json: &RawValue, datatype: DataType, elements: usize) -> usize {
@@ -17,180 +28,236 @@ pub(super) fn parsed_bytes(json: &RawValue, datatype: DataType, elements: usize)
     match datatype.element_bytes() {
         // Each element has a digit and a comma at least, so no more are believed than the text can hold.
         Some(element_bytes) => elements.min(text / 2 + 1).saturating_mul(element_bytes),
-        // Each string has two quotes and a comma, and comes with a length of four bytes.
-        None => text.saturating_mul(2),
+        // Each string has two quotes and a comma, three bytes, and gets a length of four.
+        None => text.saturating_add(elements.min(text / 3 + 1)),
     }
 }
 
-/// Parses an array of elements of a datatype; nesting is allowed and not compared with the shape.
+/// Parses an array of elements of a datatype: flat, or nested as the shape is, whose product
+/// `elements` is.
 pub(super) fn parse(
     json: &RawValue,
     datatype: DataType,
+    shape: &[i64],
     elements: usize,
-) -> Result<Bytes, serde_json::Error> {
-    if matches!(datatype, DataType::Fp16 | DataType::Bf16) {
-        return Err(serde_json::Error::custom(format!(
-            "{datatype} has no JSON form, send it as binary data"
-        )));
-    }
-    let mut bytes = Vec::with_capacity(match datatype {
-        DataType::Bytes => 0,
-        _ => parsed_bytes(json, datatype, elements),
-    });
-    let mut missing = elements;
-    let mut deserializer = serde_json::Deserializer::from_str(json.get());
-    Collect {
+) -> Result<Bytes, DataError> {
+    let mut parser = Parser {
+        text: json.get(),
+        at: 0,
         datatype,
-        bytes: &mut bytes,
-        missing: &mut missing,
-    }
-    .deserialize(&mut deserializer)?;
-    if missing > 0 {
-        return Err(serde_json::Error::custom(format!(
-            "expected {elements} elements, got {}",
-            elements - missing
-        )));
-    }
-    Ok(bytes.into())
-}
-
-/// Appends one value, or all values of an array, to the bytes.
-struct Collect<'a> {
-    datatype: DataType,
-    bytes: &'a mut Vec<u8>,
-    /// Elements that are still to come.
-    missing: &'a mut usize,
-}
-
-impl Collect<'_> {
-    /// Counts an element, before it is stored.
-    fn count<E: Error>(&mut self) -> Result<(), E> {
-        *self.missing = self
-            .missing
-            .checked_sub(1)
-            .ok_or_else(|| E::custom("more elements than the shape has"))?;
-        Ok(())
-    }
-
-    fn integer<N: TryInto<i128> + fmt::Display + Copy, E: Error>(self, number: N) -> Result<(), E> {
-        let wide: i128 = number.try_into().unwrap_or(i128::MAX);
-        let out_of_range =
-            || E::custom(format!("{number} is out of the range of {}", self.datatype));
-        macro_rules! push {
-            ($integer:ty) => {{
-                let value = <$integer>::try_from(wide).map_err(|_| out_of_range())?;
-                self.bytes.extend_from_slice(&value.to_le_bytes());
-            }};
-        }
-        match self.datatype {
-            DataType::Uint8 => push!(u8),
-            DataType::Uint16 => push!(u16),
-            DataType::Uint32 => push!(u32),
-            DataType::Uint64 => push!(u64),
-            DataType::Int8 => push!(i8),
-            DataType::Int16 => push!(i16),
-            DataType::Int32 => push!(i32),
-            DataType::Int64 => push!(i64),
-            DataType::Fp32 => self.bytes.extend_from_slice(&(wide as f32).to_le_bytes()),
-            DataType::Fp64 => self.bytes.extend_from_slice(&(wide as f64).to_le_bytes()),
-            DataType::Bool if wide == 0 || wide == 1 => self.bytes.push(u8::from(wide == 1)),
-            _ => {
-                return Err(E::custom(format!(
-                    "expected {} elements, got the number {number}",
-                    self.datatype
-                )));
-            }
-        }
-        Ok(())
-    }
-}
-
-impl<'de> DeserializeSeed<'de> for Collect<'_> {
-    type Value = ();
-
-    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
-        deserializer.deserialize_any(self)
-    }
-}
-
-impl<'de> Visitor<'de> for Collect<'_> {
-    type Value = ();
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "an array of {} elements", self.datatype)
-    }
-
-    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<(), A::Error> {
-        let Collect {
-            datatype,
-            bytes,
-            missing,
-        } = self;
-        while seq
-            .next_element_seed(Collect {
-                datatype,
-                bytes: &mut *bytes,
-                missing: &mut *missing,
-            })?
-            .is_some()
-        {}
-        Ok(())
-    }
-
-    fn visit_bool<E: Error>(mut self, value: bool) -> Result<(), E> {
-        self.count()?;
-        if self.datatype == DataType::Bool {
-            self.bytes.push(u8::from(value));
-            Ok(())
-        } else {
-            Err(E::custom(format!(
-                "expected {} elements, got {value}",
-                self.datatype
-            )))
-        }
-    }
-
-    fn visit_u64<E: Error>(mut self, number: u64) -> Result<(), E> {
-        self.count()?;
-        self.integer(number)
-    }
-
-    fn visit_i64<E: Error>(mut self, number: i64) -> Result<(), E> {
-        self.count()?;
-        self.integer(number)
-    }
-
-    fn visit_f64<E: Error>(mut self, number: f64) -> Result<(), E> {
-        self.count()?;
-        match self.datatype {
-            DataType::Fp32 if number.is_finite() && (number as f32).is_infinite() => {
-                return Err(E::custom(format!("{number} is out of the range of FP32")));
-            }
-            DataType::Fp32 => self.bytes.extend_from_slice(&(number as f32).to_le_bytes()),
-            DataType::Fp64 => self.bytes.extend_from_slice(&number.to_le_bytes()),
-            _ => {
-                return Err(E::custom(format!(
-                    "expected {} elements, got the number {number}",
-                    self.datatype
-                )));
-            }
-        }
-        Ok(())
-    }
-
-    fn visit_str<E: Error>(mut self, text: &str) -> Result<(), E> {
-        self.count()?;
-        if self.datatype != DataType::Bytes {
-            return Err(E::custom(format!(
-                "expected {} elements, got a string",
-                self.datatype
+        bytes: Vec::with_capacity(parsed_bytes(json, datatype, elements)),
+    };
+    let flat = [i64::try_from(elements).unwrap_or(i64::MAX)];
+    let depth = parser.depth();
+    let dimensions = match shape.get(..depth) {
+        // A list of nothing has nothing in it that could be nested.
+        Some(nested) if depth == shape.len() || nested.ends_with(&[0]) => nested,
+        _ if depth <= 1 => &flat[..],
+        _ => {
+            return Err(DataError::Shape(format!(
+                "expected a flat list, or one nested {} deep, got one nested {depth} deep",
+                shape.len()
             )));
         }
-        let length =
-            u32::try_from(text.len()).map_err(|_| E::custom("a string is longer than 4 GiB"))?;
-        self.bytes.extend_from_slice(&length.to_le_bytes());
-        self.bytes.extend_from_slice(text.as_bytes());
+    };
+    macro_rules! integers {
+        ($integer:ty) => {
+            parser.rows(dimensions, |parser| {
+                parser.number(|number: $integer| Some(number.to_le_bytes()))
+            })
+        };
+    }
+    macro_rules! floats {
+        ($float:ty) => {
+            // Written digits that are too many become infinite.
+            parser.rows(dimensions, |parser| {
+                parser.number(|number: $float| number.is_finite().then(|| number.to_le_bytes()))
+            })
+        };
+    }
+    match datatype {
+        DataType::Bool => parser.rows(dimensions, Parser::boolean),
+        DataType::Uint8 => integers!(u8),
+        DataType::Uint16 => integers!(u16),
+        DataType::Uint32 => integers!(u32),
+        DataType::Uint64 => integers!(u64),
+        DataType::Int8 => integers!(i8),
+        DataType::Int16 => integers!(i16),
+        DataType::Int32 => integers!(i32),
+        DataType::Int64 => integers!(i64),
+        DataType::Fp32 => floats!(f32),
+        DataType::Fp64 => floats!(f64),
+        DataType::Bytes => parser.rows(dimensions, Parser::string),
+        DataType::Fp16 | DataType::Bf16 => Err(DataError::Element(format!(
+            "{datatype} has no JSON form, send it as binary data"
+        ))),
+    }?;
+    parser.bytes.shrink_to_fit();
+    Ok(parser.bytes.into())
+}
+
+/// Reads one well-formed JSON value, which what is in a `RawValue` is: brackets match, and between
+/// values there are commas.
+struct Parser<'a> {
+    text: &'a str,
+    at: usize,
+    datatype: DataType,
+    bytes: Vec<u8>,
+}
+
+impl<'a> Parser<'a> {
+    /// Returns how many brackets the value begins with.
+    fn depth(&self) -> usize {
+        let is_space = |byte: &u8| matches!(byte, b' ' | b'\n' | b'\r' | b'\t');
+        let visible = self.text.bytes().filter(|byte| !is_space(byte));
+        visible.take_while(|&byte| byte == b'[').count()
+    }
+
+    /// Returns the byte that comes next, white space skipped; 0 at the end.
+    fn next(&mut self) -> u8 {
+        let rest = self.text.as_bytes().get(self.at..).unwrap_or_default();
+        for &byte in rest {
+            if !matches!(byte, b' ' | b'\n' | b'\r' | b'\t') {
+                return byte;
+            }
+            self.at += 1;
+        }
+        0
+    }
+
+    /// Reads lists within lists, as many of as many as the dimensions say, down to elements.
+    fn rows(
+        &mut self,
+        dimensions: &[i64],
+        element: impl Fn(&mut Self) -> Result<(), DataError> + Copy,
+    ) -> Result<(), DataError> {
+        let [expected, inner @ ..] = dimensions else {
+            return element(self);
+        };
+        if self.next() != b'[' {
+            let (_, got) = self.peek();
+            return Err(DataError::Shape(format!(
+                "expected a list of {expected}, got {got}"
+            )));
+        }
+        self.at += 1;
+        let mut count = 0;
+        while self.next() != b']' {
+            if count == *expected {
+                return Err(DataError::Shape(format!(
+                    "expected a list of {expected}, got more"
+                )));
+            }
+            self.rows(inner, element)?;
+            count += 1;
+            if self.next() == b',' {
+                self.at += 1;
+            }
+        }
+        self.at += 1;
+        if count < *expected {
+            return Err(DataError::Shape(format!(
+                "expected a list of {expected}, got {count}"
+            )));
+        }
         Ok(())
+    }
+
+    /// Returns where the number, or the word, that comes next ends, and what it is, for a sentence.
+    fn peek(&mut self) -> (usize, &'a str) {
+        let first = self.next();
+        let rest = self.text.get(self.at..).unwrap_or_default();
+        match first {
+            b'[' => (0, "a list"),
+            b'{' => (0, "an object"),
+            b'"' => (0, "a string"),
+            _ => {
+                let is_end = |byte: u8| matches!(byte, b',' | b']' | b' ' | b'\n' | b'\r' | b'\t');
+                let length = rest.bytes().position(is_end).unwrap_or(rest.len());
+                (self.at + length, rest.get(..length).unwrap_or_default())
+            }
+        }
+    }
+
+    fn number<N: FromStr, const B: usize>(
+        &mut self,
+        bytes: impl Fn(N) -> Option<[u8; B]>,
+    ) -> Result<(), DataError> {
+        let (end, token) = self.peek();
+        let Some(bytes) = token.parse().ok().and_then(bytes) else {
+            return Err(self.unexpected());
+        };
+        self.bytes.extend_from_slice(&bytes);
+        self.at = end;
+        Ok(())
+    }
+
+    fn boolean(&mut self) -> Result<(), DataError> {
+        let (end, token) = self.peek();
+        self.bytes.push(match token {
+            "true" | "1" => 1,
+            "false" | "0" => 0,
+            _ => return Err(self.unexpected()),
+        });
+        self.at = end;
+        Ok(())
+    }
+
+    fn string(&mut self) -> Result<(), DataError> {
+        if self.next() != b'"' {
+            return Err(self.unexpected());
+        }
+        let text = self.text.get(self.at + 1..).unwrap_or_default();
+        let special = text.bytes().position(|byte| matches!(byte, b'"' | b'\\'));
+        let special = special.unwrap_or(text.len());
+        if text.as_bytes().get(special) == Some(&b'"') {
+            self.push(text.get(..special).unwrap_or_default())?;
+            self.at += special + 2;
+            return Ok(());
+        }
+        // With escapes: the end is the first quote that is not one.
+        let mut is_escaped = false;
+        let length = text.bytes().position(|byte| {
+            let is_end = byte == b'"' && !is_escaped;
+            is_escaped = byte == b'\\' && !is_escaped;
+            is_end
+        });
+        let end = self.at + 2 + length.unwrap_or(text.len());
+        let literal = self.text.get(self.at..end).unwrap_or_default();
+        let string: String = serde_json::from_str(literal)
+            .map_err(|error| DataError::Element(format!("a string can't be read: {error}")))?;
+        self.push(&string)?;
+        self.at = end;
+        Ok(())
+    }
+
+    fn push(&mut self, element: &str) -> Result<(), DataError> {
+        let length = u32::try_from(element.len())
+            .map_err(|_| DataError::Element("a string is longer than 4 GiB".to_owned()))?;
+        self.bytes.extend_from_slice(&length.to_le_bytes());
+        self.bytes.extend_from_slice(element.as_bytes());
+        Ok(())
+    }
+
+    /// Says that what comes next is no element.
+    fn unexpected(&mut self) -> DataError {
+        let first = self.next();
+        let (_, got) = self.peek();
+        let datatype = self.datatype;
+        match first {
+            b'[' => DataError::Shape("it is nested deeper than the shape".to_owned()),
+            b'-' | b'0'..=b'9' if datatype == DataType::Bytes || datatype == DataType::Bool => {
+                DataError::Element(format!(
+                    "expected {datatype} elements, got the number {}",
+                    clipped(got)
+                ))
+            }
+            b'-' | b'0'..=b'9' => DataError::Element(format!("{} is no {datatype}", clipped(got))),
+            _ => DataError::Element(format!(
+                "expected {datatype} elements, got {}",
+                clipped(got)
+            )),
+        }
     }
 }
 

@@ -1,3 +1,4 @@
 //! Tests of the contract as a whole.
 
+mod fuzz;
 mod generated;
