@@ -96,6 +96,30 @@ impl<E: Clone> Scheduler<E> {
         }
     }
 
+    /// Bounds the replicas of a revision anew. Those that are to be kept without work are launched;
+    /// those that are not any more end as when nothing is to be done.
+    pub fn set_scale(
+        &mut self,
+        now: Time,
+        revision: RevisionId,
+        min_scale: usize,
+        max_scale: usize,
+    ) {
+        self.advance(now);
+        let Some(scaled) = self.revisions.get_mut(revision.0) else {
+            return;
+        };
+        let limits = &mut scaled.limits;
+        if (limits.min_scale, limits.max_scale) == (min_scale, max_scale) {
+            return;
+        }
+        limits.min_scale = min_scale;
+        limits.max_scale = max_scale;
+        scaled.n_wanted = scaled.n_wanted.max(min_scale);
+        self.keep_scaled(revision);
+        self.launch_wanted(revision);
+    }
+
     /// Admits no more entries to a revision. Those admitted are served; when the last has left, the
     /// replicas are stopped and the revision is gone.
     pub fn retire_revision(&mut self, now: Time, revision: RevisionId) {

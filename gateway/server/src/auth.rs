@@ -16,7 +16,7 @@ use subtle::ConstantTimeEq as _;
 use workers_protocol::{Code, InferError};
 use zeroize::Zeroizing;
 
-use crate::routes::{HEALTH, LIVE, READY, RUN};
+use crate::routes::{HEALTH, JOB, LIVE, READY, RUN};
 
 /// Most bytes of `name:password`: what is compared is hashed first, for anybody who asks.
 const MAX_PAIR_BYTES: usize = 1024;
@@ -43,10 +43,6 @@ pub(crate) trait Tokens: fmt::Debug + Send + Sync {
     /// Returns the token of the service of this name, if there is one.
     fn token(&self, service: &str) -> Option<Secret>;
 }
-
-/// The tokens where there are no services.
-#[derive(Debug)]
-pub(crate) struct NoTokens;
 
 /// Tells who may call what.
 #[derive(Debug)]
@@ -141,14 +137,6 @@ impl fmt::Debug for Administrator {
     }
 }
 
-// === impl Tokens ===
-
-impl Tokens for NoTokens {
-    fn token(&self, _: &str) -> Option<Secret> {
-        None
-    }
-}
-
 // === impl Auth ===
 
 impl Auth {
@@ -217,7 +205,7 @@ impl Access {
     fn of(route: &str) -> Self {
         match route {
             HEALTH | LIVE | READY => Self::Anybody,
-            RUN => Self::Service,
+            RUN | JOB => Self::Service,
             method if OPEN_METHODS.contains(&method) => Self::Anybody,
             _ => Self::Administrator,
         }
@@ -335,7 +323,7 @@ mod tests {
         let token = format!("Bearer {}", "1".repeat(64));
         for route in ROUTES.into_iter().chain(METHODS) {
             let is_open = Access::of(route) == Access::Anybody;
-            let expected = is_open || route == RUN;
+            let expected = is_open || [RUN, JOB].contains(&route);
             let path = route.replace("{name}", "one").replace("{version}", "1");
             assert_eq!(is_let_in(route, &path, &token), expected, "{route}");
         }

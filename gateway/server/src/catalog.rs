@@ -39,6 +39,8 @@ pub(crate) struct Catalog {
     limits: RevisionLimits,
     models: RwLock<BTreeMap<ModelName, BTreeMap<Version, Listed>>>,
     is_ready: watch::Sender<bool>,
+    /// Told whenever what can be run has changed.
+    changed: watch::Sender<()>,
 }
 
 /// A version of the store, and what became of it.
@@ -91,6 +93,7 @@ impl Catalog {
             limits,
             models: RwLock::default(),
             is_ready: watch::Sender::new(false),
+            changed: watch::Sender::new(()),
         }))
     }
 
@@ -104,6 +107,23 @@ impl Catalog {
         let mut is_ready = self.is_ready.subscribe();
         // The sender lives in `self`: this can't fail.
         let _ = is_ready.wait_for(|&is_ready| is_ready).await;
+    }
+
+    /// Returns what hears whenever what can be run has changed.
+    pub(crate) fn changed(&self) -> watch::Receiver<()> {
+        self.changed.subscribe()
+    }
+
+    /// Returns what to run for a reference, as [`Catalog::find`].
+    ///
+    /// # Errors
+    /// As [`Catalog::find`].
+    pub(crate) fn find_reference(
+        &self,
+        reference: &ModelReference,
+    ) -> Result<Arc<Revision>, InferError> {
+        let version = reference.version.map(|version| version.to_string());
+        self.find(reference.name.as_str(), version.as_deref())
     }
 
     /// Takes in what a revision can do on this machine; its next worker is started accordingly.
@@ -220,6 +240,7 @@ impl Catalog {
             .insert(stored.version, listed);
         drop(models);
         self.retire(replaced);
+        self.changed.send_replace(());
     }
 
     fn unlist(&self, name: &ModelName, version: Version) {
@@ -230,6 +251,7 @@ impl Catalog {
         models.retain(|_, versions| !versions.is_empty());
         drop(models);
         self.retire(removed);
+        self.changed.send_replace(());
     }
 
     fn mark_changed(&self, stored: &StoredVersion, is_changed: bool) {
@@ -519,10 +541,9 @@ impl Catalog {
             .stages
             .iter()
             .map(|stage| {
-                let ModelReference { name, version } = &stage.model;
-                let version = version.map(|version| version.to_string());
+                let name = &stage.model.name;
                 let revision = self
-                    .find(name.as_str(), version.as_deref())
+                    .find_reference(&stage.model)
                     .with_context(|| format!("stage `{}` is not there", stage.model))?;
                 anyhow::ensure!(
                     revision.stages.is_empty(),
@@ -548,13 +569,14 @@ fn limits(
     model: &CachedVersion,
     measured: Option<&Measurement>,
 ) -> RevisionLimits {
-    let scale = model.manifest.scale;
-    let min_scale = scale.min.map_or(0, |min| min as usize);
+    let (min_scale, max_scale) = scale(&model.manifest);
     RevisionLimits {
         max_batch: model.spec.max_batch,
         min_scale,
-        max_scale: scale.max.map_or(1, |max| max as usize).max(min_scale),
-        idle_window: scale
+        max_scale,
+        idle_window: model
+            .manifest
+            .scale
             .idle_s
             .map_or(general.idle_window, Duration::from_secs),
         memory_bytes: measured.map_or_else(
@@ -564,6 +586,13 @@ fn limits(
         ),
         ..general
     }
+}
+
+/// Returns how many replicas a model has at least and at most, as its manifest says.
+pub(crate) fn scale(manifest: &Manifest) -> (usize, usize) {
+    let min = manifest.scale.min.map_or(0, |min| min as usize);
+    let max = manifest.scale.max.map_or(1, |max| max as usize);
+    (min, max.max(min))
 }
 
 fn file_bytes(dir: &std::path::Path) -> u64 {

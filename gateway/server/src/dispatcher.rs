@@ -235,6 +235,11 @@ impl Dispatcher {
             .seed_curve(revision, Bucket(bucket), &points);
     }
 
+    /// Bounds how many replicas a revision has, from now on.
+    pub(crate) fn set_scale(self: &Arc<Self>, revision: RevisionId, min: usize, max: usize) {
+        self.turn(|scheduler, now| scheduler.set_scale(now, revision, min, max));
+    }
+
     pub(crate) fn retire_revision(self: &Arc<Self>, revision: RevisionId) {
         self.turn(|scheduler, now| scheduler.retire_revision(now, revision));
     }

@@ -13,6 +13,7 @@ mod measurements;
 mod memory;
 mod metrics;
 mod model;
+mod oscar;
 mod poison;
 mod replica;
 mod rest;

@@ -14,12 +14,16 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
+use axum::body::Body;
 use axum::extract::{MatchedPath, Request, State};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use gateway_scheduler::{Class, Offer, Time};
-use http::{HeaderMap, HeaderValue, StatusCode};
+use http::uri::PathAndQuery;
+use http::{HeaderMap, HeaderValue, StatusCode, Uri};
+use time::OffsetDateTime;
+use tower::ServiceExt as _;
 use tracing::field::display;
 use workers_protocol::wire::{Answer, PART_BYTES};
 use workers_protocol::{Code, InferError, PictureOptions, Tensor};
@@ -29,19 +33,21 @@ use crate::budget::{Budget, Reservation};
 use crate::catalog::Catalog;
 use crate::dispatcher::Dispatcher;
 use crate::entry::{Deadline, Entry};
+use crate::oscar::{self, Jobs, Services};
 use crate::revision::Revision;
 use crate::routes::{
     HEALTH, INFER, INFER_VERSION, LIVE, MEMORY_STATUS, MEMORY_UNREGISTER, METRICS, MODEL,
-    MODEL_VERSION, READY, REGION_REGISTER, REGION_STATUS, REGION_UNREGISTER, ROUTES, RUN,
+    MODEL_VERSION, NOT_YET, READY, REGION_REGISTER, REGION_STATUS, REGION_UNREGISTER, ROUTES, RUN,
     SCHEDULER, STATS, STATS_VERSION,
 };
 use crate::shared_memory::SharedMemory;
 use crate::timeline::{self, Timeline};
 use crate::trace::{Trace, Tracer};
-use body::refuse;
+pub(crate) use body::refuse;
 pub(crate) use error::ApiError;
 use guard::Cors;
 pub(crate) use guard::{AllowedOrigin, Guard};
+pub(crate) use run::job;
 
 /// What the routes need.
 #[derive(Debug)]
@@ -54,6 +60,9 @@ pub(crate) struct Front {
     pub(crate) auth: Auth,
     pub(crate) shared_memory: SharedMemory,
     pub(crate) limits: Limits,
+    pub(crate) services: Arc<Services>,
+    pub(crate) jobs: Arc<Jobs>,
+    pub(crate) started: OffsetDateTime,
 }
 
 /// Bounds of a request.
@@ -64,9 +73,14 @@ pub(crate) struct Limits {
     pub(crate) timeout: Duration,
 }
 
-/// Returns the routes.
+/// Longest deadline, a day.
+const LONGEST_MS: u64 = 24 * 60 * 60 * 1000;
+
+/// Returns the routes. A path with a slash too many at its end is the one without.
 pub(crate) fn router(front: Arc<Front>) -> Router {
-    Router::new()
+    let layer = middleware::from_fn_with_state(Arc::clone(&front), observe);
+    let routes = Router::new()
+        .merge(oscar::router())
         .route(HEALTH, get(|| async { "Ok" }))
         .route(METRICS, get(models::metrics))
         .route(RUN, post(run::run))
@@ -84,15 +98,42 @@ pub(crate) fn router(front: Arc<Front>) -> Router {
         .route(REGION_STATUS, get(shared_memory::status))
         .route(REGION_REGISTER, post(shared_memory::register))
         .route(REGION_UNREGISTER, post(shared_memory::unregister))
-        .fallback(|| async { ApiError::from(InferError::new(Code::NotFound, "no such route")) })
         .method_not_allowed_fallback(|| async {
             ApiError::with_status(
                 StatusCode::METHOD_NOT_ALLOWED,
                 "this route takes another method",
             )
-        })
-        .layer(middleware::from_fn_with_state(Arc::clone(&front), observe))
+        });
+    let without_slash = routes
+        .clone()
+        .fallback(|| async { ApiError::from(InferError::new(Code::NotFound, "no such route")) })
+        .layer(layer.clone())
+        .with_state(Arc::clone(&front));
+    routes
+        .layer(layer)
         .with_state(front)
+        // Behind the routes, which so pay nothing for it.
+        .fallback(|mut request: Request<Body>| async move {
+            if let Some(uri) = without_last_slash(request.uri()) {
+                *request.uri_mut() = uri;
+            }
+            without_slash.oneshot(request).await
+        })
+}
+
+/// Returns the address without the slash at the end of its path, if there is one.
+fn without_last_slash(uri: &Uri) -> Option<Uri> {
+    let path = uri
+        .path()
+        .strip_suffix('/')
+        .filter(|path| !path.is_empty())?;
+    let path_and_query = match uri.query() {
+        Some(query) => PathAndQuery::try_from(format!("{path}?{query}")),
+        None => PathAndQuery::try_from(path),
+    };
+    let mut parts = uri.clone().into_parts();
+    parts.path_and_query = Some(path_and_query.ok()?);
+    Uri::from_parts(parts).ok()
 }
 
 /// Refuses foreign pages and callers without credentials, counts every answer, and logs those that
@@ -143,8 +184,9 @@ fn route_of(request: &Request) -> &'static str {
         .extensions()
         .get::<MatchedPath>()
         .map(MatchedPath::as_str);
-    let route = ROUTES.into_iter().find(|&route| matched == Some(route));
-    debug_assert_eq!(matched, route, "each route is one of `ROUTES`");
+    let mut routes = ROUTES.into_iter().chain(NOT_YET.map(|(route, _)| route));
+    let route = routes.find(|&route| matched == Some(route));
+    debug_assert_eq!(matched, route, "each route is one of `ROUTES` or `NOT_YET`");
     route.unwrap_or("none")
 }
 
@@ -251,9 +293,21 @@ impl Front {
         revision: &Revision,
         trace: Option<Trace>,
     ) -> Result<Terms, InferError> {
-        const LONGEST_MS: u64 = 24 * 60 * 60 * 1000;
+        self.terms_or(headers, revision, trace, Defaults::default())
+    }
+
+    /// Returns the terms that a request asks for, as [`Front::terms`], where a service has a say in
+    /// what holds otherwise.
+    fn terms_or(
+        &self,
+        headers: &HeaderMap,
+        revision: &Revision,
+        trace: Option<Trace>,
+        defaults: Defaults,
+    ) -> Result<Terms, InferError> {
         let class = match headers.get("x-hearth-class").map(HeaderValue::as_bytes) {
-            None | Some(b"interactive") => Class::Interactive,
+            None => defaults.class.unwrap_or(Class::Interactive),
+            Some(b"interactive") => Class::Interactive,
             Some(b"bulk") => Class::Bulk,
             Some(other) => {
                 return Err(InferError::invalid(format!(
@@ -274,12 +328,15 @@ impl Front {
                     ))
                 })?
             }
-            // Bulk waits for as long as there is something more urgent.
-            None if class == Class::Bulk => LONGEST_MS,
-            None => {
-                let own = revision.model.manifest.timeout_ms;
-                own.unwrap_or(self.limits.timeout.as_millis() as u64)
-            }
+            None => match (defaults.timeout, class) {
+                (Some(timeout), _) => timeout.as_millis() as u64,
+                // Bulk waits for as long as there is something more urgent.
+                (None, Class::Bulk) => LONGEST_MS,
+                (None, Class::Interactive) => {
+                    let own = revision.model.manifest.timeout_ms;
+                    own.unwrap_or(self.limits.timeout.as_millis() as u64)
+                }
+            },
         };
         let deadline = Deadline::after(Duration::from_millis(ms));
         Ok(Terms {
@@ -288,6 +345,29 @@ impl Front {
             trace,
         })
     }
+}
+
+impl Front {
+    /// Returns by when what asks for no model has to be done.
+    pub(crate) fn deadline(&self) -> Deadline {
+        Deadline::after(self.limits.timeout)
+    }
+
+    /// Returns the terms of what nobody waits for.
+    fn bulk(&self) -> Terms {
+        Terms {
+            deadline: Deadline::after(Duration::from_millis(LONGEST_MS)),
+            class: Class::Bulk,
+            trace: None,
+        }
+    }
+}
+
+/// What holds where a request says nothing, of a service.
+#[derive(Clone, Copy, Debug, Default)]
+struct Defaults {
+    timeout: Option<Duration>,
+    class: Option<Class>,
 }
 
 /// On what terms a request is served.

@@ -20,8 +20,44 @@ pub(crate) const REGION_STATUS: &str = "/v2/systemsharedmemory/region/{name}/sta
 pub(crate) const REGION_REGISTER: &str = "/v2/systemsharedmemory/region/{name}/register";
 pub(crate) const REGION_UNREGISTER: &str = "/v2/systemsharedmemory/region/{name}/unregister";
 
-/// The routes.
-pub(crate) const ROUTES: [&str; 17] = [
+// OSCAR's.
+pub(crate) const INFO: &str = "/system/info";
+pub(crate) const CONFIG: &str = "/system/config";
+pub(crate) const STATUS: &str = "/system/status";
+pub(crate) const SERVICES: &str = "/system/services";
+pub(crate) const SERVICE: &str = "/system/services/{name}";
+pub(crate) const DEPLOYMENT: &str = "/system/services/{name}/deployment";
+pub(crate) const JOB: &str = "/job/{name}";
+pub(crate) const JOBS: &str = "/system/logs/{name}";
+pub(crate) const JOB_LOG: &str = "/system/logs/{name}/{job}";
+pub(crate) const SUMMARY: &str = "/system/metrics";
+pub(crate) const BREAKDOWN: &str = "/system/metrics/breakdown";
+pub(crate) const SERVICE_METRICS: &str = "/system/metrics/{name}";
+
+/// What OSCAR has and Hearth does not yet, and how it is called.
+pub(crate) const NOT_YET: [(&str, &str); 15] = [
+    ("/system/logs", "logs of executions"),
+    ("/system/buckets", "buckets"),
+    ("/system/buckets/{name}", "buckets"),
+    ("/system/buckets/{name}/presign", "buckets"),
+    ("/system/volumes", "volumes"),
+    ("/system/volumes/{name}", "volumes"),
+    ("/system/quotas/user", "quotas"),
+    ("/system/quotas/user/{name}", "quotas"),
+    ("/system/federation/{name}", "federations"),
+    ("/system/services/{name}/deployment/logs", "logs of workers"),
+    ("/system/services/{name}/stop", "exposed services"),
+    ("/system/services/{name}/start", "exposed services"),
+    ("/system/services/{name}/restart", "exposed services"),
+    ("/system/services/{name}/exposed", "exposed services"),
+    (
+        "/system/services/{name}/exposed/{*path}",
+        "exposed services",
+    ),
+];
+
+/// The routes that are there.
+pub(crate) const ROUTES: [&str; 29] = [
     HEALTH,
     METRICS,
     RUN,
@@ -39,6 +75,18 @@ pub(crate) const ROUTES: [&str; 17] = [
     REGION_STATUS,
     REGION_REGISTER,
     REGION_UNREGISTER,
+    INFO,
+    CONFIG,
+    STATUS,
+    SERVICES,
+    SERVICE,
+    DEPLOYMENT,
+    JOB,
+    JOBS,
+    JOB_LOG,
+    SUMMARY,
+    BREAKDOWN,
+    SERVICE_METRICS,
 ];
 
 /// The methods.

@@ -6,12 +6,13 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use gateway_scheduler::RevisionLimits;
+use time::OffsetDateTime;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
 
-use crate::auth::{Auth, NoTokens};
+use crate::auth::{Auth, Tokens};
 use crate::budget::Budget;
 use crate::catalog::Catalog;
 use crate::config::ServeOptions;
@@ -19,6 +20,7 @@ use crate::dispatcher::Dispatcher;
 use crate::launcher::Pool;
 use crate::measurements::Measurements;
 use crate::metrics::Metrics;
+use crate::oscar::{Jobs, Services};
 use crate::replica::ProcessLauncher;
 use crate::rest::{self, Front, Guard, Limits};
 use crate::server::Protocol;
@@ -74,6 +76,8 @@ pub(crate) async fn serve(options: ServeOptions) -> anyhow::Result<()> {
         limits,
     )?;
     let budget = Budget::new(options.max_bytes_in_flight);
+    let services = Services::open(&options.data, Arc::clone(&catalog), Arc::clone(&dispatcher))?;
+    let jobs = Arc::new(Jobs::default());
     let acceptor = |protocol: Protocol| {
         let accept = |certificate: &Arc<Certificate>| certificate.acceptor(protocol.name());
         certificate.as_ref().map(accept).transpose()
@@ -83,6 +87,7 @@ pub(crate) async fn serve(options: ServeOptions) -> anyhow::Result<()> {
     if let Some(certificate) = certificate.clone() {
         background.spawn(certificate.watch());
     }
+    background.spawn(Arc::clone(&services).follow_models());
     background.spawn(Arc::clone(&catalog).watch());
     if options.spare_workers > 0 {
         let (catalog, pool) = (Arc::clone(&catalog), Arc::clone(&pool));
@@ -101,7 +106,8 @@ pub(crate) async fn serve(options: ServeOptions) -> anyhow::Result<()> {
         background.spawn(Arc::clone(&measurements).fill(Arc::clone(&catalog), Arc::clone(&budget)));
     }
 
-    let auth = Auth::new(administrator, Arc::new(NoTokens));
+    let tokens = Arc::clone(&services) as Arc<dyn Tokens>;
+    let auth = Auth::new(administrator, tokens);
     let front = Front {
         catalog: Arc::clone(&catalog),
         dispatcher: Arc::clone(&dispatcher),
@@ -115,6 +121,9 @@ pub(crate) async fn serve(options: ServeOptions) -> anyhow::Result<()> {
             max_pixels: worker.max_pixels,
             timeout: options.request_timeout(),
         },
+        services,
+        jobs: Arc::clone(&jobs),
+        started: OffsetDateTime::now_utc(),
     };
     let (drain, draining) = watch::channel(false);
     let front = Arc::new(front);
@@ -172,6 +181,7 @@ pub(crate) async fn serve(options: ServeOptions) -> anyhow::Result<()> {
                 "requests in flight were given up"
             );
         }
+        jobs.close();
         background.shutdown().await;
         measurements
             .keep(&catalog, &dispatcher, &mut HashMap::new())

@@ -33,9 +33,24 @@ impl Front {
         body: Body,
         deadline: Deadline,
     ) -> Result<(Bytes, Reservation), ApiError> {
+        let max_bytes = self.limits.max_body;
+        self.read_at_most(max_bytes, headers, body, deadline).await
+    }
+
+    /// Reads a body of at most so many bytes, as [`Front::read`].
+    ///
+    /// # Errors
+    /// As [`Front::read`].
+    pub(crate) async fn read_at_most(
+        &self,
+        max_bytes: u64,
+        headers: &HeaderMap,
+        body: Body,
+        deadline: Deadline,
+    ) -> Result<(Bytes, Reservation), ApiError> {
         let mut reading = Reading {
             reservation: self.budget.reservation(),
-            max_bytes: self.limits.max_body,
+            max_bytes,
         };
         let mut frames = body.into_data_stream();
         let read = reading.read(content_length(headers), &mut frames);
@@ -54,7 +69,7 @@ impl Front {
 }
 
 /// Refuses a request whose body has not been read.
-pub(super) fn refuse(body: Body, error: InferError) -> ApiError {
+pub(crate) fn refuse(body: Body, error: InferError) -> ApiError {
     linger(body.into_data_stream());
     error.into()
 }

@@ -70,6 +70,28 @@ impl ApiError {
     }
 }
 
+impl ApiError {
+    /// Returns the failure as an answer whose body is the sentence alone.
+    pub(crate) fn into_text(self) -> Response {
+        let body = self.error.message.clone();
+        self.respond(body)
+    }
+
+    fn respond(self, body: impl IntoResponse) -> Response {
+        let mut response = (self.status, body).into_response();
+        for (name, value) in self.retry_fields() {
+            response.headers_mut().insert(name, value.into());
+        }
+        if self.status == StatusCode::UNAUTHORIZED {
+            let headers = response.headers_mut();
+            headers.insert(header::WWW_AUTHENTICATE, CHALLENGE);
+        }
+        // For the layer that logs.
+        response.extensions_mut().insert(Arc::new(self.error));
+        response
+    }
+}
+
 impl From<InferError> for ApiError {
     fn from(error: InferError) -> Self {
         let status = StatusCode::from_u16(error.code.http_status())
@@ -85,22 +107,10 @@ impl From<InferError> for ApiError {
 
 impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
-        let mut response = (
-            self.status,
-            Json(Body {
-                error: &self.error.message,
-            }),
-        )
-            .into_response();
-        for (name, value) in self.retry_fields() {
-            response.headers_mut().insert(name, value.into());
-        }
-        if self.status == StatusCode::UNAUTHORIZED {
-            let headers = response.headers_mut();
-            headers.insert(header::WWW_AUTHENTICATE, CHALLENGE);
-        }
-        // For the layer that logs.
-        response.extensions_mut().insert(Arc::new(self.error));
-        response
+        let body = Json(Body {
+            error: &self.error.message,
+        })
+        .into_response();
+        self.respond(body)
     }
 }

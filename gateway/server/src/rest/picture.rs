@@ -22,6 +22,14 @@ const BASE64: GeneralPurpose = GeneralPurpose::new(
     GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent),
 );
 
+/// The pictures of a body.
+#[derive(Debug)]
+pub(super) struct Pictures {
+    pub(super) pictures: Vec<Bytes>,
+    /// The body is one picture as base64 text.
+    pub(super) is_base64: bool,
+}
+
 /// Returns the encoded pictures of a body. A raw one shares its memory; of the others the copies are
 /// reserved before they are made.
 ///
@@ -30,14 +38,18 @@ const BASE64: GeneralPurpose = GeneralPurpose::new(
 pub(super) async fn pictures(
     body: Bytes,
     reservation: &mut Reservation,
-) -> Result<Vec<Bytes>, InferError> {
+) -> Result<Pictures, InferError> {
+    let several = |pictures| Pictures {
+        pictures,
+        is_base64: false,
+    };
     if body.is_empty() {
         return Err(InferError::invalid(
             "the body is empty: expected a picture (JPEG, PNG, WebP, GIF or BMP)",
         ));
     }
     if PictureFormat::sniff(&body).is_some() {
-        return Ok(vec![body]);
+        return Ok(several(vec![body]));
     }
     if let Some(boundary) = boundary(&body) {
         // multer gathers parts into a buffer of its own, and copies them out of it.
@@ -49,9 +61,13 @@ pub(super) async fn pictures(
         let pictures = parsed
             .unwrap_or_else(|| Err(InferError::internal("the multipart body was not whole")))?;
         reservation.shrink_to(pictures.iter().map(|picture| picture.len() as u64).sum());
-        return Ok(pictures);
+        return Ok(several(pictures));
     }
-    one(&body, reservation).map(|picture| vec![picture])
+    let picture = one(&body, reservation)?;
+    Ok(Pictures {
+        pictures: vec![picture],
+        is_base64: true,
+    })
 }
 
 /// Returns the boundary of a multipart body: it begins with it.

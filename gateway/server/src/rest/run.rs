@@ -2,10 +2,12 @@
 
 use std::sync::Arc;
 
+use axum::Extension;
 use axum::body::Body;
 use axum::extract::{Path, RawQuery, State};
 use axum::response::{IntoResponse as _, Response};
-use axum::{Extension, Json};
+use base64::Engine as _;
+use base64::prelude::BASE64_STANDARD;
 use bytes::Bytes;
 use futures_util::future::join_all;
 use gateway_scheduler::{Cost, Staging};
@@ -17,8 +19,10 @@ use workers_protocol::wire::PICTURE_INPUT;
 use workers_protocol::{DrawFormat, InferError, PictureHeader, PictureOptions, Tensor};
 
 use super::body::refuse;
-use super::picture::pictures;
-use super::{Admission, Answered, ApiError, Front, Terms, with_timing};
+use super::picture::{Pictures, pictures};
+use super::{Admission, Answered, ApiError, Defaults, Front, Terms, for_bytes, with_timing};
+use crate::budget::Reservation;
+use crate::oscar::{Backend, Call, Service};
 use crate::revision::Revision;
 use crate::trace::Trace;
 
@@ -63,6 +67,33 @@ enum OneOfSeveral<'a> {
     Failed { error: String, status: u16 },
 }
 
+/// What a request says before its body.
+#[derive(Clone, Copy)]
+struct Said<'a> {
+    query: Option<&'a str>,
+    headers: &'a HeaderMap,
+    trace: Option<Trace>,
+}
+
+/// What a request asks for, checked as far as can be without its body.
+#[derive(Debug)]
+struct Asked {
+    revision: Arc<Revision>,
+    options: PictureOptions,
+    terms: Terms,
+    /// A service that is called takes and gives base64, as OSCAR's clients do, unless they say what
+    /// they accept.
+    service: Option<Arc<Service>>,
+    is_base64_wanted: bool,
+}
+
+/// What is answered, before it is known how it goes over the wire.
+struct Reply {
+    status: StatusCode,
+    media: &'static str,
+    body: Bytes,
+}
+
 pub(super) async fn run(
     State(front): State<Arc<Front>>,
     Path(name): Path<String>,
@@ -71,87 +102,226 @@ pub(super) async fn run(
     headers: HeaderMap,
     body: Body,
 ) -> Result<Response, ApiError> {
-    let trace = trace.map(|Extension(trace)| trace);
-    let (revision, options, terms) = match asked(&front, &name, query.as_deref(), &headers, trace) {
-        Ok(terms) => terms,
+    let said = Said {
+        query: query.as_deref(),
+        headers: &headers,
+        trace: trace.map(|Extension(trace)| trace),
+    };
+    let asked = match front.services.get(&name) {
+        Some(service) => front.asked_of_service(&service, said),
+        None => front.asked_of_model(&name, said),
+    };
+    let asked = match asked {
+        Ok(asked) => asked,
         Err(error) => return Err(refuse(body, error)),
     };
-
-    let (body, mut reservation) = front.read(&headers, body, terms.deadline).await?;
-    let pictures = pictures(body, &mut reservation).await?;
-    let reservation = Arc::new(reservation);
-    let admission = |picture: &Bytes| {
-        let header = PictureHeader::read(picture)?;
-        let limit = front.limits.max_pixels;
-        if header.pixels() > limit {
-            return Err(InferError::too_large(format!(
-                "the picture has {} × {} pixels, expected at most {limit} in all",
-                header.width, header.height
-            )));
-        }
-        let cost = Cost {
-            bytes: picture.len() as u64,
-            pixels: header.pixels(),
-            items: 1,
-        };
-        Ok(Admission {
-            terms,
-            cost,
-            staging: Staging::Reported,
-            reservation: Arc::clone(&reservation),
-        })
-    };
-
-    if let [picture] = &pictures[..] {
-        let admission = admission(picture)?;
-        let answered = front
-            .answer(
-                &revision,
-                vec![input(picture.clone())],
-                options.clone(),
-                admission,
-            )
-            .await?;
-        let response = match options.draw {
-            Some(format) => drawn(&answered, format)?,
-            None => Json(found(&revision, &answered)?).into_response(),
-        };
-        return Ok(with_timing(&answered, response));
+    if let Some(service) = &asked.service {
+        service.count(Call::Sync);
     }
-    if options.draw.is_some() {
-        return Err(InferError::invalid(format!(
-            "one picture at a time can be drawn into, got {}: ask for application/json, or send them one by one",
-            pictures.len()
-        ))
-        .into());
-    }
-    let answers = pictures.into_iter().map(|picture| async {
-        let admission = admission(&picture)?;
-        front
-            .answer(&revision, vec![input(picture)], options.clone(), admission)
-            .await
-    });
-    several(&revision, &join_all(answers).await)
+    let (body, reservation) = front.read(&headers, body, asked.terms.deadline).await?;
+    front.run(asked, body, reservation).await
 }
 
-/// Checks everything that can be checked before the body is read.
-fn asked(
-    front: &Front,
-    name: &str,
-    query: Option<&str>,
+/// Begins a job: a call of a service that nobody waits for. What it is answered is its log.
+///
+/// # Errors
+/// Those of `/run` that can be seen before anything runs; `Overloaded` with too many jobs.
+pub(crate) async fn job(
+    front: &Arc<Front>,
+    service: &Arc<Service>,
     headers: &HeaderMap,
-    trace: Option<Trace>,
-) -> Result<(Arc<Revision>, PictureOptions, Terms), InferError> {
-    let revision = front.catalog.find(name, None)?;
-    if revision.model.spec.task.is_none() {
-        return Err(InferError::invalid(format!(
-            "model `{name}` takes tensors, not pictures: POST them to /v2/models/{name}/infer"
-        )));
+    body: Body,
+) -> Result<String, ApiError> {
+    let said = Said {
+        query: None,
+        headers,
+        trace: None,
+    };
+    let mut asked = match front.asked_of_service(service, said) {
+        Ok(asked) => asked,
+        Err(error) => return Err(refuse(body, error)),
+    };
+    let (body, reservation) = front.read(headers, body, front.deadline()).await?;
+    // Everyone goes first, for as long as there is something more urgent.
+    asked.terms = front.bulk();
+    let this = Arc::clone(front);
+    let job = front.jobs.start(service.name(), async move {
+        let said = |response: Response| async {
+            let body = axum::body::to_bytes(response.into_body(), usize::MAX).await;
+            body.map(|body| String::from_utf8_lossy(&body).into_owned())
+        };
+        let answered = this.run(asked, body, reservation).await;
+        let is_good = answered
+            .as_ref()
+            .is_ok_and(|answer| answer.status().is_success());
+        let answer = answered.unwrap_or_else(ApiError::into_text);
+        match said(answer).await {
+            Ok(log) if is_good => Ok(log),
+            Ok(log) => Err(log),
+            Err(error) => Err(error.to_string()),
+        }
+    })?;
+    service.count(Call::Async);
+    Ok(job)
+}
+
+impl Front {
+    /// Checks what is asked of a service before its body is read.
+    fn asked_of_service(
+        &self,
+        service: &Arc<Service>,
+        said: Said<'_>,
+    ) -> Result<Asked, InferError> {
+        let Backend::Model(model) = &service.backend;
+        let defaults = Defaults {
+            timeout: model.timeout,
+            class: model.class,
+        };
+        let revision = self.services.revision(service)?;
+        let mut asked = self.asked(revision, &model.options, said, defaults)?;
+        asked.service = Some(Arc::clone(service));
+        asked.is_base64_wanted = !is_accept_explicit(said.headers);
+        Ok(asked)
     }
-    let mut options = options(query)?;
-    options.draw = drawing(headers);
-    let terms = front.terms(headers, &revision, trace)?;
-    Ok((revision, options, terms))
+
+    /// Checks what is asked of a model before its body is read.
+    fn asked_of_model(&self, name: &str, said: Said<'_>) -> Result<Asked, InferError> {
+        let revision = self.catalog.find(name, None)?;
+        let (options, defaults) = (PictureOptions::default(), Defaults::default());
+        self.asked(revision, &options, said, defaults)
+    }
+
+    fn asked(
+        &self,
+        revision: Arc<Revision>,
+        options: &PictureOptions,
+        said: Said<'_>,
+        defaults: Defaults,
+    ) -> Result<Asked, InferError> {
+        if revision.model.spec.task.is_none() {
+            let name = &revision.name;
+            return Err(InferError::invalid(format!(
+                "model `{name}` takes tensors, not pictures: POST them to /v2/models/{name}/infer"
+            )));
+        }
+        let mut options = read_options(options.clone(), said.query)?;
+        if let Some(wanted) = wanted_answer(said.headers) {
+            options.draw = wanted;
+        }
+        let terms = self.terms_or(said.headers, &revision, said.trace, defaults)?;
+        Ok(Asked {
+            revision,
+            options,
+            terms,
+            service: None,
+            is_base64_wanted: false,
+        })
+    }
+
+    /// Finds what is asked for in the pictures of a body.
+    async fn run(
+        &self,
+        asked: Asked,
+        body: Bytes,
+        mut reservation: Reservation,
+    ) -> Result<Response, ApiError> {
+        let Pictures {
+            pictures,
+            is_base64,
+        } = pictures(body, &mut reservation).await?;
+        let reservation = Arc::new(reservation);
+        let admission = |picture: &Bytes| {
+            let header = PictureHeader::read(picture)?;
+            let limit = self.limits.max_pixels;
+            if header.pixels() > limit {
+                return Err(InferError::too_large(format!(
+                    "the picture has {} × {} pixels, expected at most {limit} in all",
+                    header.width, header.height
+                )));
+            }
+            let cost = Cost {
+                bytes: picture.len() as u64,
+                pixels: header.pixels(),
+                items: 1,
+            };
+            Ok(Admission {
+                terms: asked.terms,
+                cost,
+                staging: Staging::Reported,
+                reservation: Arc::clone(&reservation),
+            })
+        };
+        let (revision, options) = (&asked.revision, &asked.options);
+
+        if let [picture] = &pictures[..] {
+            let admission = admission(picture)?;
+            let inputs = vec![input(picture.clone())];
+            let answered = self
+                .answer(revision, inputs, options.clone(), admission)
+                .await?;
+            asked.count(&answered);
+            let reply = match options.draw {
+                Some(format) => drawn(&answered, format)?,
+                None => Reply::json(StatusCode::OK, &found(revision, &answered)?)?,
+            };
+            let as_base64 = is_base64 && asked.is_base64_wanted;
+            return Ok(with_timing(&answered, reply.response(as_base64)));
+        }
+        if options.draw.is_some() {
+            return Err(InferError::invalid(format!(
+                "one picture at a time can be drawn into, got {}: ask for application/json, or send them one by one",
+                pictures.len()
+            ))
+            .into());
+        }
+        let answers = pictures.into_iter().map(|picture| async {
+            let admission = admission(&picture)?;
+            self.answer(revision, vec![input(picture)], options.clone(), admission)
+                .await
+        });
+        let answers = join_all(answers).await;
+        for answered in answers.iter().flatten() {
+            asked.count(answered);
+        }
+        several(revision, &answers)
+    }
+}
+
+impl Asked {
+    /// Counts the time that a service's model ran.
+    fn count(&self, answered: &Answered) {
+        if let Some(service) = &self.service {
+            let timing = &answered.answer.timing;
+            service
+                .usage
+                .worked(timing.infer / timing.batch_size.max(1));
+        }
+    }
+}
+
+impl Reply {
+    fn json(status: StatusCode, value: &impl Serialize) -> Result<Self, InferError> {
+        let body = serde_json::to_vec(value).map_err(|error| {
+            InferError::internal(format!("the answer can't be written: {error}"))
+        })?;
+        Ok(Self {
+            status,
+            media: "application/json",
+            body: body.into(),
+        })
+    }
+
+    fn response(self, as_base64: bool) -> Response {
+        let (media, body) = match as_base64 {
+            true => {
+                let text = for_bytes(self.body.len(), || BASE64_STANDARD.encode(&self.body));
+                ("text/plain; charset=utf-8", text.into())
+            }
+            false => (self.media, self.body),
+        };
+        let media = HeaderValue::from_static(media);
+        (self.status, [(header::CONTENT_TYPE, media)], body).into_response()
+    }
 }
 
 /// Answers for several pictures, in their order: 200 where any was read, else the first one's error.
@@ -174,15 +344,20 @@ fn several(
         .flatten()
         .max_by_key(|answered| answered.timeline.total);
     match (slowest, answers.first()) {
-        (Some(slowest), _) => Ok(with_timing(slowest, Json(results))),
-        (None, Some(Err(first))) => Ok((first.status(), Json(results)).into_response()),
+        (Some(slowest), _) => {
+            let reply = Reply::json(StatusCode::OK, &results)?;
+            Ok(with_timing(slowest, reply.response(false)))
+        }
+        (None, Some(Err(first))) => Ok(Reply::json(first.status(), &results)?.response(false)),
         (None, _) => Err(InferError::internal("no picture was answered").into()),
     }
 }
 
-/// Reads `?score=`, `?iou=`, `?top_k=`, `?labels=`.
-fn options(query: Option<&str>) -> Result<PictureOptions, InferError> {
-    let mut options = PictureOptions::default();
+/// Reads `?score=`, `?iou=`, `?top_k=`, `?labels=` over what holds otherwise.
+fn read_options(
+    mut options: PictureOptions,
+    query: Option<&str>,
+) -> Result<PictureOptions, InferError> {
     for pair in query
         .unwrap_or_default()
         .split('&')
@@ -203,16 +378,11 @@ fn options(query: Option<&str>) -> Result<PictureOptions, InferError> {
     Ok(options)
 }
 
-/// Returns the format of the drawn picture that `Accept` asks for: the most wanted media type that
-/// there is decides, of equals the first. Wildcards ask for JSON, since every client sends them.
-fn drawing(headers: &HeaderMap) -> Option<DrawFormat> {
+/// Returns what `Accept` asks for, a drawn picture or none: the most wanted media type that there is
+/// decides, of equals the first. Wildcards ask for nothing, since every client sends them.
+fn wanted_answer(headers: &HeaderMap) -> Option<Option<DrawFormat>> {
     let mut best = (0.0, None);
-    for range in headers
-        .get_all(header::ACCEPT)
-        .iter()
-        .filter_map(|value| value.to_str().ok())
-        .flat_map(|value| value.split(','))
-    {
+    for range in accepted(headers) {
         let mut parts = range.split(';').map(str::trim);
         let media = parts.next().unwrap_or_default();
         let format = match media {
@@ -226,10 +396,29 @@ fn drawing(headers: &HeaderMap) -> Option<DrawFormat> {
             .find_map(|part| part.strip_prefix("q=").or_else(|| part.strip_prefix("Q=")))
             .map_or(1.0, |weight| weight.parse().unwrap_or(0.0));
         if weight > best.0 {
-            best = (weight, format);
+            best = (weight, Some(format));
         }
     }
     best.1
+}
+
+/// Whether `Accept` says anything but that everything is welcome.
+fn is_accept_explicit(headers: &HeaderMap) -> bool {
+    let media = |range: &str| {
+        range
+            .split(';')
+            .next()
+            .unwrap_or_default()
+            .trim()
+            .to_owned()
+    };
+    accepted(headers).any(|range| !matches!(media(range).as_str(), "" | "*/*"))
+}
+
+fn accepted(headers: &HeaderMap) -> impl Iterator<Item = &str> {
+    let values = headers.get_all(header::ACCEPT).iter();
+    let texts = values.filter_map(|value| value.to_str().ok());
+    texts.flat_map(|value| value.split(','))
 }
 
 fn input(picture: Bytes) -> Tensor {
@@ -294,7 +483,7 @@ fn found<'a>(revision: &'a Revision, answered: &Answered) -> Result<Found<'a>, I
     })
 }
 
-fn drawn(answered: &Answered, format: DrawFormat) -> Result<Response, InferError> {
+fn drawn(answered: &Answered, format: DrawFormat) -> Result<Reply, InferError> {
     let picture = output(answered, "drawing")
         .and_then(|drawing| drawing.bytes_elements().next())
         .ok_or_else(|| InferError::internal("the answer has no drawing"))?;
@@ -302,10 +491,9 @@ fn drawn(answered: &Answered, format: DrawFormat) -> Result<Response, InferError
         DrawFormat::Jpeg => "image/jpeg",
         DrawFormat::Png => "image/png",
     };
-    Ok((
-        StatusCode::OK,
-        [(header::CONTENT_TYPE, HeaderValue::from_static(media))],
-        picture,
-    )
-        .into_response())
+    Ok(Reply {
+        status: StatusCode::OK,
+        media,
+        body: picture,
+    })
 }

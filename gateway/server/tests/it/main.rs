@@ -13,6 +13,7 @@ mod hearth;
 mod infer;
 mod load;
 mod measurements;
+mod oscar;
 mod pictures;
 mod process;
 mod queue;

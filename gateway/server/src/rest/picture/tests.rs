@@ -5,7 +5,8 @@ const PNG: &[u8] = b"\x89PNG\r\n\x1a\n and the rest of it, which is long enough 
 
 async fn found(body: &[u8]) -> Result<Vec<Bytes>, InferError> {
     let mut reservation = Budget::new(1 << 20).reservation();
-    pictures(Bytes::copy_from_slice(body), &mut reservation).await
+    let found = pictures(Bytes::copy_from_slice(body), &mut reservation).await;
+    found.map(|found| found.pictures)
 }
 
 async fn refusal(body: &[u8]) -> String {

@@ -1,0 +1,140 @@
+//! A service that is there, ready to be called.
+
+use std::time::Duration;
+
+use gateway_oscar::{Draw, Kind, Secret, Service as Definition};
+use gateway_scheduler::Class;
+use model_store::{ModelName, ModelReference};
+use workers_protocol::{Code, DrawFormat, InferError, PictureOptions};
+
+use super::usage::{Call, Usage};
+
+/// A service that is there.
+#[derive(Debug)]
+pub(crate) struct Service {
+    /// As it is kept: with defaults, token and secrets.
+    pub(crate) definition: Definition,
+    pub(crate) backend: Backend,
+    pub(crate) usage: std::sync::Arc<Usage>,
+}
+
+/// What answers a service's calls.
+#[derive(Clone, Debug)]
+pub(crate) enum Backend {
+    /// A model of the catalog.
+    Model(ModelService),
+}
+
+/// A model, and what holds where a request does not say otherwise.
+#[derive(Clone, Debug)]
+pub(crate) struct ModelService {
+    pub(crate) model: ModelReference,
+    pub(crate) options: PictureOptions,
+    pub(crate) timeout: Option<Duration>,
+    pub(crate) class: Option<Class>,
+}
+
+// === impl Backend ===
+
+impl Backend {
+    /// Returns what answers a service that is defined so.
+    ///
+    /// # Errors
+    /// `InvalidArgument` of a model that can't be named so; `Unimplemented` of a script.
+    pub(crate) fn of(definition: &Definition) -> Result<Self, InferError> {
+        if definition.kind() == Kind::Script {
+            return Err(InferError::new(
+                Code::Unimplemented,
+                "script services are not there yet: expected an image `model:NAME` of a model of the store",
+            ));
+        }
+        let block = definition.model().unwrap_or_default();
+        let reference = |text: &str| {
+            let invalid = |error: model_store::ParseNameError| {
+                InferError::invalid(format!("`image`: {error}"))
+            };
+            let name: ModelName = text.parse().map_err(invalid)?;
+            let version = match block.version.as_str() {
+                "" => None,
+                version => Some(version.parse().map_err(invalid)?),
+            };
+            Ok::<_, InferError>(ModelReference { name, version })
+        };
+        Ok(Self::Model(ModelService {
+            model: reference(&block.name)?,
+            options: PictureOptions {
+                score: block.score,
+                iou: block.iou,
+                top_k: block.top_k,
+                labels: (!block.labels.is_empty()).then_some(block.labels),
+                draw: block.draw.map(|draw| match draw {
+                    Draw::Jpeg => DrawFormat::Jpeg,
+                    Draw::Png => DrawFormat::Png,
+                }),
+            },
+            timeout: block.timeout_ms.map(Duration::from_millis),
+            class: block.class.map(|class| match class {
+                gateway_oscar::Class::Interactive => Class::Interactive,
+                gateway_oscar::Class::Bulk => Class::Bulk,
+            }),
+        }))
+    }
+}
+
+// === impl Service ===
+
+impl Service {
+    /// Counts a call. Who has its token calls for its owner.
+    pub(crate) fn count(&self, call: Call) {
+        self.usage.count(call, &self.definition.owner);
+    }
+
+    pub(crate) fn name(&self) -> &str {
+        &self.definition.name
+    }
+
+    /// Returns the service as its callers may see it: without secrets; with ports as numbers for
+    /// clients of before OSCAR 4.1.
+    pub(crate) fn shown(&self, has_scalar_ports: bool) -> Definition {
+        let mut shown = self.definition.clone().without_secrets();
+        if has_scalar_ports {
+            shown.expose.write_scalars();
+        }
+        let default = shown
+            .storage_providers
+            .minio
+            .entry("default".to_owned())
+            .or_default();
+        default.access_key = Secret::from("hidden");
+        default.secret_key = Secret::from("hidden");
+        shown
+    }
+
+    /// Returns how many replicas it asks for at least and at most; a most of 0 is left to the model.
+    pub(crate) fn scale(&self) -> (usize, usize) {
+        let synchronous = self.definition.synchronous;
+        let scale = |scale: i64| usize::try_from(scale).unwrap_or(0);
+        (scale(synchronous.min_scale), scale(synchronous.max_scale))
+    }
+
+    /// Returns the fields that are kept and have no effect yet.
+    pub(crate) fn without_effect(definition: &Definition) -> Vec<String> {
+        // The last ones are the server's, not the author's.
+        const HEEDED: [&str; 11] = [
+            "image",
+            "model",
+            "synchronous.min_scale",
+            "synchronous.max_scale",
+            "cluster_id",
+            "token",
+            "owner",
+            "namespace",
+            "bucket_list",
+            "volume_status",
+            "storage_providers.minio",
+        ];
+        let mut said = definition.said();
+        said.retain(|field| !HEEDED.contains(&field.as_str()));
+        said
+    }
+}

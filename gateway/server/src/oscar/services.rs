@@ -1,0 +1,257 @@
+//! `/system/services`: creating, reading, changing and deleting services.
+
+use std::sync::Arc;
+
+use axum::Json;
+use axum::body::Body;
+use axum::extract::{Path, RawQuery, State};
+use axum::response::{IntoResponse as _, Response};
+use gateway_oscar::Service as Definition;
+use http::{HeaderMap, HeaderValue, StatusCode, header};
+use serde::Serialize;
+use workers_protocol::InferError;
+
+use super::deployment::Deployment;
+use super::registry::Services;
+use super::service::Service;
+use super::{Text, flag, query_value};
+use crate::rest::Front;
+
+/// Largest definition, in bytes: OSCAR's are kept where no more than that fits.
+const MAX_DEFINITION: u64 = 1 << 20;
+
+/// A definition as it is answered.
+#[derive(Serialize)]
+struct Shown {
+    #[serde(flatten)]
+    definition: Definition,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    deployment: Option<Deployment>,
+}
+
+pub(super) async fn create(
+    State(front): State<Arc<Front>>,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<Response, Text> {
+    let definition = read(&front, &headers, body).await?;
+    let service = change(&front, move |services| services.create(definition)).await?;
+    tracing::info!(service = service.name(), "service created");
+    Ok(changed(StatusCode::CREATED, &service))
+}
+
+pub(super) async fn update(
+    State(front): State<Arc<Front>>,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<Response, Text> {
+    let definition = read(&front, &headers, body).await?;
+    let service = change(&front, move |services| services.update(definition)).await?;
+    tracing::info!(service = service.name(), "service changed");
+    Ok(changed(StatusCode::NO_CONTENT, &service))
+}
+
+pub(super) async fn delete(
+    State(front): State<Arc<Front>>,
+    Path(name): Path<String>,
+) -> Result<StatusCode, Text> {
+    let service = name.clone();
+    change(&front, move |services| services.delete(&service)).await?;
+    front.jobs.delete_all(&name, false);
+    tracing::info!(service = name, "service deleted");
+    Ok(StatusCode::NO_CONTENT)
+}
+
+pub(super) async fn list(
+    State(front): State<Arc<Front>>,
+    RawQuery(query): RawQuery,
+    headers: HeaderMap,
+) -> Response {
+    let services = front.services.all();
+    let shown = services
+        .iter()
+        .map(|service| Shown::new(&front, service, query.as_deref(), &headers));
+    Json(shown.collect::<Vec<_>>()).into_response()
+}
+
+pub(super) async fn get(
+    State(front): State<Arc<Front>>,
+    Path(name): Path<String>,
+    RawQuery(query): RawQuery,
+    headers: HeaderMap,
+) -> Result<Response, Text> {
+    let service = front.services.find(&name)?;
+    Ok(Json(Shown::new(&front, &service, query.as_deref(), &headers)).into_response())
+}
+
+pub(super) async fn deployment(
+    State(front): State<Arc<Front>>,
+    Path(name): Path<String>,
+) -> Result<Response, Text> {
+    let service = front.services.find(&name)?;
+    Ok(Json(Deployment::of(&front, &service).named(&name)).into_response())
+}
+
+impl Shown {
+    fn new(front: &Front, service: &Service, query: Option<&str>, headers: &HeaderMap) -> Self {
+        // The command line of before OSCAR 4.1 is written in Go, and nothing else that reads services is.
+        let is_go = headers
+            .get(header::USER_AGENT)
+            .is_some_and(|agent| agent.as_bytes().starts_with(b"Go-http-client/"));
+        let wants_deployment =
+            query_value(query, "include").is_some_and(|include| include == "deployment");
+        Self {
+            definition: service.shown(is_go),
+            deployment: wants_deployment.then(|| Deployment::of(front, service)),
+        }
+    }
+}
+
+/// Reads a definition, whatever its `Content-Type` says.
+async fn read(front: &Front, headers: &HeaderMap, body: Body) -> Result<Definition, Text> {
+    let deadline = front.deadline();
+    let (body, _reservation) = front
+        .read_at_most(MAX_DEFINITION, headers, body, deadline)
+        .await?;
+    Definition::from_json(&body).map_err(|error| invalid(&error).into())
+}
+
+/// Says as OSCAR does that a definition is none.
+pub(super) fn invalid(error: &gateway_oscar::Invalid) -> InferError {
+    InferError::invalid(format!("The service specification is not valid: {error}"))
+}
+
+/// Makes a change, to its end, also where its caller leaves meanwhile.
+pub(super) async fn change<T: Send + 'static>(
+    front: &Front,
+    change: impl FnOnce(&Services) -> Result<T, InferError> + Send + 'static,
+) -> Result<T, InferError> {
+    let services = Arc::clone(&front.services);
+    tokio::task::spawn_blocking(move || change(&services))
+        .await
+        .unwrap_or_else(|error| Err(InferError::internal(error.to_string())))
+}
+
+/// Answers a change as OSCAR does, with nothing, and says in a header what has no effect.
+fn changed(status: StatusCode, service: &Service) -> Response {
+    let idle = Service::without_effect(&service.definition);
+    let mut response = status.into_response();
+    if !idle.is_empty() {
+        let warning = format!("kept without effect: {}", idle.join(", "));
+        tracing::info!(service = service.name(), "{warning}");
+        if let Ok(value) = HeaderValue::from_str(&warning) {
+            response.headers_mut().insert("x-hearth-warning", value);
+        }
+    }
+    response
+}
+
+// === jobs ===
+
+/// `POST /job/{service}`: begins a job.
+pub(super) async fn begin(
+    State(front): State<Arc<Front>>,
+    Path(name): Path<String>,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<Response, Text> {
+    let service = match front.services.find(&name) {
+        Ok(service) => service,
+        Err(error) => return Err(crate::rest::refuse(body, error).into()),
+    };
+    let job = crate::rest::job(&front, &service, &headers, body).await?;
+    let mut response = StatusCode::CREATED.into_response();
+    if let Ok(job) = HeaderValue::from_str(&job) {
+        response.headers_mut().insert("x-job-name", job);
+    }
+    Ok(response)
+}
+
+#[derive(Serialize)]
+struct Listed {
+    jobs: serde_json::Map<String, serde_json::Value>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    next_page: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    remaining_jobs: Option<usize>,
+}
+
+#[derive(Serialize)]
+struct JobInfo {
+    status: super::jobs::Status,
+    creation_time: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    start_time: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    finish_time: Option<String>,
+}
+
+pub(super) async fn jobs(
+    State(front): State<Arc<Front>>,
+    Path(name): Path<String>,
+    RawQuery(query): RawQuery,
+) -> Result<Response, Text> {
+    front.services.find(&name)?;
+    let from = match query_value(query.as_deref(), "page").as_deref() {
+        None | Some("") => None,
+        Some(page) => Some(page.parse().map_err(|_| {
+            InferError::invalid("`page`: expected what `next_page` of an answer said")
+        })?),
+    };
+    let page = front.jobs.page(&name, from);
+    let listed = page.jobs.into_iter().filter_map(|job| {
+        let info = JobInfo {
+            status: job.status,
+            creation_time: super::rfc3339(job.created),
+            start_time: job.started.map(super::rfc3339),
+            finish_time: job.finished.map(super::rfc3339),
+        };
+        Some((job.name, serde_json::to_value(info).ok()?))
+    });
+    Ok(Json(Listed {
+        jobs: listed.collect(),
+        next_page: page.next.map(|next| next.to_string()),
+        remaining_jobs: (page.n_remaining > 0).then_some(page.n_remaining),
+    })
+    .into_response())
+}
+
+pub(super) async fn delete_jobs(
+    State(front): State<Arc<Front>>,
+    Path(name): Path<String>,
+    RawQuery(query): RawQuery,
+) -> Result<StatusCode, Text> {
+    front.services.find(&name)?;
+    let all = flag(query.as_deref(), "all")?;
+    front.jobs.delete_all(&name, !all);
+    Ok(StatusCode::NO_CONTENT)
+}
+
+pub(super) async fn job_log(
+    State(front): State<Arc<Front>>,
+    Path((service, job)): Path<(String, String)>,
+) -> Result<String, Text> {
+    front.services.find(&service)?;
+    let log = front
+        .jobs
+        .log(&service, &job)
+        .ok_or_else(|| no_job(&service))?;
+    Ok(log.to_string())
+}
+
+pub(super) async fn delete_job(
+    State(front): State<Arc<Front>>,
+    Path((service, job)): Path<(String, String)>,
+) -> Result<StatusCode, Text> {
+    front.services.find(&service)?;
+    if front.jobs.delete(&service, &job) {
+        Ok(StatusCode::NO_CONTENT)
+    } else {
+        Err(no_job(&service).into())
+    }
+}
+
+fn no_job(service: &str) -> InferError {
+    let message = format!("service `{service}` has no such job");
+    InferError::new(workers_protocol::Code::NotFound, message)
+}
