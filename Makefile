@@ -12,7 +12,9 @@ STORE := $(DEMO)/store
 PICTURES := $(DEMO)/pictures
 PINS := scripts/pins
 # Compiled for one version of Python each, hence the folder's name.
-PACKAGES := build/python$(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])')
+PYTHON_VERSION := $(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])')
+PACKAGES := build/python$(PYTHON_VERSION)
+CLIENTS := build/clients-python$(PYTHON_VERSION)
 
 ORT_VERSION := $(shell sed -n 's/^onnxruntime==\([^ ]*\).*/\1/p' $(PINS)/onnxruntime.txt)
 ORT := $(TARGET)/lib/onnxruntime-$(ORT_VERSION)/libonnxruntime.so.$(ORT_VERSION)
@@ -26,7 +28,7 @@ CARGO := MAKEFLAGS= cargo
 MAKEFLAGS += --jobs=4
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo serve test bench loadtests clean-demo runtime models build
+.PHONY: help demo serve test bench loadtests clean-demo runtime models build clients
 
 help: ## Print this.
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | while IFS="$$(printf '\t')" read -r name text; do \
@@ -41,11 +43,11 @@ serve: runtime models build ## Set everything up and leave Hearth serving on $LI
 	@echo "    curl --data-binary @$(PICTURES)/group.jpg http://$(LISTEN)/run/face-mask"
 	@exec $(HEARTH) serve --listen $(LISTEN) --store $(STORE) --data build/data
 
-test: runtime ## Run all tests.
+test: runtime clients ## Run all tests.
 	@echo "==> testing the demo's scripts"
 	@$(PYTHON) -m unittest discover --quiet --start-directory examples/demo
 	@echo "==> testing the workspace"
-	@$(CARGO) test --workspace
+	@PYTHON='$(PYTHON)' $(CARGO) test --workspace
 	@echo "==> testing the export of traces"
 	@$(CARGO) test --package gateway-server --features otlp --test it traces
 
@@ -71,6 +73,22 @@ runtime: $(ORT)
 $(ORT):
 	@echo "==> fetching ONNX Runtime $(ORT_VERSION) (24 MB)"
 	@$(FETCH) $(PINS)/onnxruntime.txt $(@D) '*/$(@F)' '*/LICENSE' '*/ThirdPartyNotices.txt'
+
+# Other people's, for the tests; they are pinned for Python 3.11 to 3.14.
+clients: $(if $(filter 3.11 3.12 3.13 3.14,$(PYTHON_VERSION)),$(CLIENTS)/complete)
+
+INSTALL := PIP_ROOT_USER_ACTION=ignore $(PYTHON) -m pip install --quiet --disable-pip-version-check \
+	--require-hashes --no-deps --only-binary=:all:
+OSCAR_PYTHON := oscar-python-1.3.3 oscar-python-2.2.0
+
+$(CLIENTS)/complete: $(PINS)/clients.txt $(OSCAR_PYTHON:%=$(PINS)/%.txt)
+	@echo "==> fetching the clients that the tests use (40 MB)"
+	@rm -rf $(@D) $(@D).part
+	@$(INSTALL) --target $(@D).part/common --requirement $<
+	@for client in $(OSCAR_PYTHON); do \
+		$(INSTALL) --target $(@D).part/$$client --requirement $(PINS)/$$client.txt || exit 1; done
+	@touch $(@D).part/complete
+	@mv $(@D).part $(@D)
 
 models: $(STORE)/centerface/1/model.yaml $(STORE)/mask-classifier/1/model.yaml $(STORE)/face-mask/1/model.yaml \
 	$(PICTURES)/truth.json
@@ -98,8 +116,7 @@ $(PHOTO): $(PINS)/scikit-image.txt
 $(INSTALLED): examples/demo/requirements.txt
 	@echo "==> fetching Python packages for the demo (80 MB)"
 	@rm -rf $(PACKAGES) $(PACKAGES).part
-	@PIP_ROOT_USER_ACTION=ignore $(PYTHON) -m pip install --quiet --disable-pip-version-check \
-		--require-hashes --no-deps --only-binary=:all: --target $(PACKAGES).part --requirement $<
+	@$(INSTALL) --target $(PACKAGES).part --requirement $<
 	@cp $< $(PACKAGES).part/
 	@mv $(PACKAGES).part $(PACKAGES)
 

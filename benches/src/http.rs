@@ -41,7 +41,7 @@ impl Connection {
         })
     }
 
-    /// Sends a whole request, made by [`post`] or [`get`], and reads its answer.
+    /// Sends a whole request, made by [`post`], [`get`] or [`delete`], and reads its answer.
     ///
     /// # Errors
     /// When the connection breaks, or the answer is chunked.
@@ -74,6 +74,10 @@ fn head(bytes: &[u8]) -> anyhow::Result<Option<(u16, std::ops::Range<usize>)>> {
     };
     let head = std::str::from_utf8(&bytes[..end])?;
     let status = head.split(' ').nth(1).context("no status")?.parse()?;
+    // RFC 9110 § 8.6: it has neither a body nor a length.
+    if status == 204 {
+        return Ok(Some((status, end + 4..end + 4)));
+    }
     let length = head
         .lines()
         .filter_map(|line| line.split_once(':'))
@@ -90,6 +94,11 @@ pub fn post(path: &str, headers: &str, body: &[u8]) -> Vec<u8> {
         body.len()
     );
     [head.as_bytes(), body].concat()
+}
+
+/// Returns a request that deletes.
+pub fn delete(path: &str) -> Vec<u8> {
+    format!("DELETE {path} HTTP/1.1\r\nhost: localhost\r\n\r\n").into_bytes()
 }
 
 /// Returns a request without a body.

@@ -16,7 +16,7 @@ use subtle::ConstantTimeEq as _;
 use workers_protocol::{Code, InferError};
 use zeroize::Zeroizing;
 
-use crate::routes::{HEALTH, JOB, LIVE, READY, RUN};
+use crate::routes::{HEALTH, JOB, LIVE, OPENAPI, READY, RUN};
 
 /// Most bytes of `name:password`: what is compared is hashed first, for anybody who asks.
 const MAX_PAIR_BYTES: usize = 1024;
@@ -204,7 +204,7 @@ impl Access {
     /// Whom this route answers, if credentials are asked for: the administrator, unless it says else.
     fn of(route: &str) -> Self {
         match route {
-            HEALTH | LIVE | READY => Self::Anybody,
+            HEALTH | LIVE | OPENAPI | READY => Self::Anybody,
             RUN | JOB => Self::Service,
             method if OPEN_METHODS.contains(&method) => Self::Anybody,
             _ => Self::Administrator,

@@ -21,7 +21,7 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use gateway_scheduler::{Class, Offer, Time};
 use http::uri::PathAndQuery;
-use http::{HeaderMap, HeaderValue, StatusCode, Uri};
+use http::{HeaderMap, HeaderValue, StatusCode, Uri, header};
 use time::OffsetDateTime;
 use tower::ServiceExt as _;
 use tracing::field::display;
@@ -37,8 +37,8 @@ use crate::oscar::{self, Jobs, Services};
 use crate::revision::Revision;
 use crate::routes::{
     HEALTH, INFER, INFER_VERSION, LIVE, MEMORY_STATUS, MEMORY_UNREGISTER, METRICS, MODEL,
-    MODEL_VERSION, NOT_YET, READY, REGION_REGISTER, REGION_STATUS, REGION_UNREGISTER, ROUTES, RUN,
-    SCHEDULER, STATS, STATS_VERSION,
+    MODEL_VERSION, NOT_YET, OPENAPI, READY, REGION_REGISTER, REGION_STATUS, REGION_UNREGISTER,
+    ROUTES, RUN, SCHEDULER, STATS, STATS_VERSION,
 };
 use crate::shared_memory::SharedMemory;
 use crate::timeline::{self, Timeline};
@@ -83,6 +83,7 @@ pub(crate) fn router(front: Arc<Front>) -> Router {
         .merge(oscar::router())
         .route(HEALTH, get(|| async { "Ok" }))
         .route(METRICS, get(models::metrics))
+        .route(OPENAPI, get(openapi))
         .route(RUN, post(run::run))
         .route(LIVE, get(|| async { StatusCode::OK }))
         .route(READY, get(models::ready))
@@ -119,6 +120,15 @@ pub(crate) fn router(front: Arc<Front>) -> Router {
             }
             without_slash.oneshot(request).await
         })
+}
+
+/// `GET /openapi.json`: what the routes take and answer.
+async fn openapi() -> impl IntoResponse {
+    let media = HeaderValue::from_static("application/json");
+    (
+        [(header::CONTENT_TYPE, media)],
+        include_str!("rest/openapi.json"),
+    )
 }
 
 /// Returns the address without the slash at the end of its path, if there is one.

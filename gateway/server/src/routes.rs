@@ -4,6 +4,7 @@
 
 pub(crate) const HEALTH: &str = "/health";
 pub(crate) const METRICS: &str = "/metrics";
+pub(crate) const OPENAPI: &str = "/openapi.json";
 pub(crate) const RUN: &str = "/run/{name}";
 pub(crate) const LIVE: &str = "/v2/health/live";
 pub(crate) const READY: &str = "/v2/health/ready";
@@ -57,9 +58,10 @@ pub(crate) const NOT_YET: [(&str, &str); 15] = [
 ];
 
 /// The routes that are there.
-pub(crate) const ROUTES: [&str; 29] = [
+pub(crate) const ROUTES: [&str; 30] = [
     HEALTH,
     METRICS,
+    OPENAPI,
     RUN,
     LIVE,
     READY,

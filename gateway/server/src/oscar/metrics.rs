@@ -252,7 +252,7 @@ pub(super) async fn of_service(
     let span = Span::read(query)?;
     let service = front.services.find(&name)?;
     let calls = service.usage.between(span.start, span.end);
-    let Some(wanted) = query_value(query, "metric").filter(|metric| !metric.is_empty()) else {
+    let Some(wanted) = query_value(query, "metric") else {
         let metric = |metric| Metric {
             metric,
             value: value(metric, &calls),
@@ -291,7 +291,7 @@ pub(super) async fn of_service(
 impl Span {
     /// Reads `start` and `end`; the last day where nothing is said.
     fn read(query: Option<&str>) -> Result<Self, InferError> {
-        let read = |name: &str| match query_value(query, name).filter(|text| !text.is_empty()) {
+        let read = |name: &str| match query_value(query, name) {
             None => Ok(None),
             // A `+` of a time zone that was not escaped is a blank by now.
             Some(text) => OffsetDateTime::parse(&text.replace(' ', "+"), &Rfc3339)

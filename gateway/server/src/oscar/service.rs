@@ -5,7 +5,7 @@ use std::time::Duration;
 use gateway_oscar::{Draw, Kind, Secret, Service as Definition};
 use gateway_scheduler::Class;
 use model_store::{ModelName, ModelReference};
-use workers_protocol::{Code, DrawFormat, InferError, PictureOptions};
+use workers_protocol::{DrawFormat, InferError, PictureOptions};
 
 use super::usage::{Call, Usage};
 
@@ -40,12 +40,11 @@ impl Backend {
     /// Returns what answers a service that is defined so.
     ///
     /// # Errors
-    /// `InvalidArgument` of a model that can't be named so; `Unimplemented` of a script.
+    /// `InvalidArgument` of a model that can't be named so, and of a script.
     pub(crate) fn of(definition: &Definition) -> Result<Self, InferError> {
         if definition.kind() == Kind::Script {
-            return Err(InferError::new(
-                Code::Unimplemented,
-                "script services are not there yet: expected an image `model:NAME` of a model of the store",
+            return Err(InferError::invalid(
+                "`image`: script services are not there yet, expected `model:NAME` of a model of the store",
             ));
         }
         let block = definition.model().unwrap_or_default();

@@ -16,7 +16,7 @@ use crate::hearth::{Answer, Hearth, Store, command, finish};
 
 /// The gateway's own list, so that no route is forgotten here.
 #[path = "../../src/routes.rs"]
-mod routes;
+pub(crate) mod routes;
 
 use Access::{Administrator, Anybody, Service};
 
@@ -34,11 +34,12 @@ enum Access {
 }
 
 /// Each route: how it is called, and whom it answers.
-const ROUTES: [(&str, &str, &str, Access); 29] = [
+const ROUTES: [(&str, &str, &str, Access); 30] = [
     (routes::HEALTH, "GET", "/health", Anybody),
     (routes::LIVE, "GET", "/v2/health/live", Anybody),
     (routes::READY, "GET", "/v2/health/ready", Anybody),
     (routes::METRICS, "GET", "/metrics", Administrator),
+    (routes::OPENAPI, "GET", "/openapi.json", Anybody),
     (routes::RUN, "POST", "/run/add_one", Service),
     (routes::MODEL, "GET", "/v2/models/add_one", Administrator),
     (

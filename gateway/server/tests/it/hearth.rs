@@ -123,6 +123,11 @@ pub(crate) fn command() -> Command {
 
 /// Runs a command to its end, which has to come, and returns what it said.
 pub(crate) fn finish(command: &mut Command) -> Output {
+    finish_within(PATIENCE, command)
+}
+
+/// Runs a command that may take so long to its end, and returns what it said.
+pub(crate) fn finish_within(patience: Duration, command: &mut Command) -> Output {
     let process = command
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
@@ -133,7 +138,7 @@ pub(crate) fn finish(command: &mut Command) -> Output {
     let (ended, overdue) = mpsc::channel();
     // Its pipes have to be read while it runs, so somebody else watches the clock.
     let watch = std::thread::spawn(move || {
-        if let Err(mpsc::RecvTimeoutError::Timeout) = overdue.recv_timeout(PATIENCE) {
+        if let Err(mpsc::RecvTimeoutError::Timeout) = overdue.recv_timeout(patience) {
             kill(pid, Signal::KILL);
         }
     });

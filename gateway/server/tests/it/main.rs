@@ -7,6 +7,7 @@
 
 mod access;
 mod add_one;
+mod clients;
 mod command;
 mod grpc;
 mod hearth;

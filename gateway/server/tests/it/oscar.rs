@@ -158,7 +158,7 @@ fn a_definition_that_can_not_be_is_refused_with_the_reason() {
         ),
         (
             json!({"name": "a", "image": "cowsay", "script": "x"}),
-            501,
+            400,
             "script services are not there yet",
         ),
         (
