@@ -5,7 +5,7 @@ use std::io::{self, Read};
 use std::path::Path;
 
 use crate::digest::Digest;
-use crate::folder::{Folder, open_regular};
+use crate::folder::{Folder, FolderFile, open_regular};
 use crate::{Manifest, StoreError};
 
 /// A version, copied.
@@ -24,7 +24,7 @@ pub(crate) fn hash(dir: &Path, folder: &Folder) -> Result<Digest, StoreError> {
     let files: Result<Vec<_>, StoreError> = folder
         .files
         .iter()
-        .map(|file| Ok((file.name.as_str(), Digest::of_file(&dir.join(&file.name))?)))
+        .map(|file| Ok((file.name.as_str(), Digest::of_file(&file.path)?)))
         .collect();
     check_unchanged(dir, folder)?;
     Ok(Digest::of_version(files?))
@@ -42,7 +42,7 @@ pub(crate) fn copy(
     to: &Path,
     progress: &mut dyn FnMut(u64, u64),
 ) -> Result<Copied, StoreError> {
-    let manifest = Manifest::read(from)?;
+    let manifest = folder.manifest()?;
     let missing = |name: &&String| !folder.files.iter().any(|file| file.name == **name);
     if let Some(name) = manifest.digests.keys().find(missing) {
         return Err(StoreError::Invalid(format!(
@@ -51,8 +51,8 @@ pub(crate) fn copy(
     }
     let n_bytes_total = folder.files.iter().map(|file| file.n_bytes).sum();
     let mut n_bytes_done = 0;
-    let mut copy_one = |name: &str| {
-        copy_file(&from.join(name), &to.join(name), &mut |n_bytes| {
+    let mut copy_one = |file: &FolderFile| {
+        copy_file(&file.path, &to.join(&file.name), &mut |n_bytes| {
             n_bytes_done += n_bytes;
             progress(n_bytes_done, n_bytes_total);
         })
@@ -60,7 +60,7 @@ pub(crate) fn copy(
     let files: Result<Vec<_>, StoreError> = folder
         .files
         .iter()
-        .map(|file| Ok((file.name.as_str(), copy_one(&file.name)?)))
+        .map(|file| Ok((file.name.as_str(), copy_one(file)?)))
         .collect();
     // First: a file that changed can fail in any way, and that it changed is the reason.
     check_unchanged(from, folder)?;

@@ -3,14 +3,14 @@
 use std::fs::{self, File, Metadata};
 use std::io::{self, Read};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use rustix::fs::{Mode, OFlags};
 use serde::{Deserialize, Serialize};
 
 use crate::digest::FieldHasher;
-use crate::manifest::MANIFEST;
-use crate::{Digest, StoreError};
+use crate::manifest::{CONFIG, MANIFEST};
+use crate::{Digest, Manifest, StoreError, Version};
 
 /// Name of the spec in the cache, which therefore no version may use.
 pub(crate) const SPEC: &str = "spec.json";
@@ -41,36 +41,44 @@ pub(crate) struct Folder {
 pub(crate) struct FolderFile {
     /// Relative path, joined by `/`.
     pub(crate) name: String,
+    /// Where it is: in the folder, or in the model's.
+    pub(crate) path: PathBuf,
     pub(crate) n_bytes: u64,
 }
 
 // === impl Folder ===
 
 impl Folder {
-    /// Returns the files of a version's folder.
+    /// Returns the files of a version's folder; in Triton's layout, where one has no manifest, with
+    /// those that the model's folder has for all its versions.
     ///
     /// # Errors
-    /// [`StoreError::NotFound`] without a manifest; [`StoreError::Invalid`] if it holds something
-    /// that cannot be part of a version; [`StoreError::TooLarge`] over 1024 entries;
-    /// [`StoreError::Io`].
+    /// [`StoreError::NotFound`] without a manifest, a configuration or an ONNX model;
+    /// [`StoreError::Invalid`] if it holds something that cannot be part of a version;
+    /// [`StoreError::TooLarge`] over 1024 entries; [`StoreError::Io`].
     pub(crate) fn list(dir: &Path) -> Result<Self, StoreError> {
         let mut entries = Vec::new();
-        walk(dir, "", 1, &mut 0, &mut entries)?;
-        entries.sort_unstable_by(|(left, _), (right, _)| left.cmp(right));
-        let has = |name: &str| entries.iter().any(|(entry, _)| entry == name);
-        if !has(MANIFEST) {
+        let mut n_entries = 0;
+        walk(dir, "", 1, &mut n_entries, &mut entries)?;
+        let has = |entries: &[Entry], wanted: &str| entries.iter().any(|(name, ..)| name == wanted);
+        if !has(&entries, MANIFEST) {
+            add_shared(dir, &mut n_entries, &mut entries)?;
+        }
+        let is_model = |(name, ..): &Entry| !name.contains('/') && name_is_model(name);
+        if !has(&entries, MANIFEST) && !has(&entries, CONFIG) && !entries.iter().any(is_model) {
             return Err(StoreError::NotFound(format!(
-                "no `{MANIFEST}` in {}",
+                "no `{MANIFEST}`, `{CONFIG}` or `*.onnx` in {}",
                 dir.display()
             )));
         }
-        if has(SPEC) {
+        if has(&entries, SPEC) {
             return Err(StoreError::Invalid(format!(
                 "`{SPEC}` is a name that the cache needs, expected no such file"
             )));
         }
+        entries.sort_unstable_by(|(left, ..), (right, ..)| left.cmp(right));
         let mut hasher = FieldHasher::new();
-        for (name, metadata) in &entries {
+        for (name, _, metadata) in &entries {
             hasher.field(name.as_bytes());
             hasher.field(&metadata.size().to_le_bytes());
             // The change time as well: `cp -p` and `rsync -t` set the modification time back.
@@ -87,13 +95,26 @@ impl Folder {
         Ok(Self {
             files: entries
                 .into_iter()
-                .map(|(name, metadata)| FolderFile {
+                .map(|(name, path, metadata)| FolderFile {
                     name,
+                    path,
                     n_bytes: metadata.size(),
                 })
                 .collect(),
             fingerprint: Fingerprint(hasher.finish()),
         })
+    }
+
+    /// Returns the manifest, parsed and checked.
+    ///
+    /// # Errors
+    /// Those of [`Manifest::read`].
+    pub(crate) fn manifest(&self) -> Result<Manifest, StoreError> {
+        let path = |name: &str| {
+            let file = self.files.iter().find(|file| file.name == name);
+            file.map(|file| file.path.as_path())
+        };
+        Manifest::read_files(path(MANIFEST), path(CONFIG))
     }
 
     /// Returns what is known of the files' content without reading it: their names and sizes.
@@ -104,13 +125,87 @@ impl Folder {
     }
 }
 
+/// A file: its name in the version, where it is, and what the system says of it.
+type Entry = (String, PathBuf, Metadata);
+
+/// Adds the files of the model's folder that the version has none of that name of, if it has a
+/// configuration for its versions.
+fn add_shared(
+    dir: &Path,
+    n_entries: &mut usize,
+    entries: &mut Vec<Entry>,
+) -> Result<(), StoreError> {
+    let Some(model_dir) = model_dir(dir).filter(|dir| dir.join(CONFIG).is_file()) else {
+        return Ok(());
+    };
+    for entry in fs::read_dir(model_dir).map_err(StoreError::io(model_dir))? {
+        let path = entry.map_err(StoreError::io(model_dir))?.path();
+        let Some(name) = path.file_name().and_then(|name| name.to_str()) else {
+            continue;
+        };
+        if name.starts_with('.') || entries.iter().any(|(present, ..)| present == name) {
+            continue;
+        }
+        let metadata = fs::metadata(&path).map_err(StoreError::io(&path))?;
+        if metadata.is_file() {
+            count(n_entries)?;
+            entries.push((name.to_owned(), path, metadata));
+        }
+    }
+    Ok(())
+}
+
+/// Returns the versions that a folder given by a user stands for, in order: itself, or in Triton's
+/// layout those that are in it.
+///
+/// # Errors
+/// [`StoreError::Io`] if it cannot be read.
+pub fn version_folders(dir: &Path) -> Result<Vec<PathBuf>, StoreError> {
+    let mut versions = Vec::new();
+    let mut is_version = false;
+    for entry in fs::read_dir(dir).map_err(StoreError::io(dir))? {
+        let path = entry.map_err(StoreError::io(dir))?.path();
+        let name = path.file_name().and_then(|name| name.to_str());
+        match name.and_then(|name| name.parse::<Version>().ok()) {
+            Some(version) if path.is_dir() => versions.push((version, path)),
+            _ => is_version |= name.is_some_and(|name| name == MANIFEST || name_is_model(name)),
+        }
+    }
+    if is_version || versions.is_empty() {
+        return Ok(vec![dir.to_owned()]);
+    }
+    versions.sort_unstable();
+    Ok(versions.into_iter().map(|(_, path)| path).collect())
+}
+
+fn name_is_model(name: &str) -> bool {
+    name.ends_with(".onnx")
+}
+
+/// Returns the folder of the model that a folder is a version of, by its name.
+fn model_dir(dir: &Path) -> Option<&Path> {
+    let name = dir.file_name()?.to_str()?;
+    name.parse::<Version>().ok()?;
+    dir.parent()
+}
+
+fn count(n_entries: &mut usize) -> Result<(), StoreError> {
+    *n_entries += 1;
+    if *n_entries > MAX_ENTRIES {
+        return Err(StoreError::TooLarge(format!(
+            "a version has at most {MAX_ENTRIES} files and folders, this one has more"
+        )));
+    }
+    Ok(())
+}
+
 /// Collects the files below `dir`, whose own relative path is `prefix`.
 fn walk(
     dir: &Path,
     prefix: &str,
     depth: usize,
     n_entries: &mut usize,
-    files: &mut Vec<(String, Metadata)>,
+    files: &mut Vec<Entry>,
 ) -> Result<(), StoreError> {
     let refuse = |name: &str, why: &str| Err(StoreError::Invalid(format!("`{name}` {why}")));
     for entry in fs::read_dir(dir).map_err(StoreError::io(dir))? {
@@ -125,12 +220,7 @@ fn walk(
         if name.starts_with('.') {
             continue;
         }
-        *n_entries += 1;
-        if *n_entries > MAX_ENTRIES {
-            return Err(StoreError::TooLarge(format!(
-                "a version has at most {MAX_ENTRIES} files and folders, this one has more"
-            )));
-        }
+        count(n_entries)?;
         let name = format!("{prefix}{name}");
         let is_symlink = entry
             .file_type()
@@ -138,7 +228,7 @@ fn walk(
             .is_symlink();
         let metadata = fs::metadata(&path).map_err(StoreError::io(&path))?;
         if metadata.is_file() {
-            files.push((name, metadata));
+            files.push((name, path, metadata));
         } else if !metadata.is_dir() {
             return refuse(
                 &name,

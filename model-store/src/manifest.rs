@@ -2,8 +2,11 @@
 //!
 //! Only `engine` is required (a manifest with `stages` needs none, its stages have theirs).
 //! Everything else defaults to what the folder holds and the graph declares.
+//! Where there is no `model.yaml`, Triton's `config.pbtxt` is read; where there is neither, an ONNX
+//! model says enough of itself.
 
 mod check;
+mod config;
 mod model_file;
 mod parse;
 
@@ -13,10 +16,13 @@ use serde::{Deserialize, Serialize};
 
 use crate::{DataType, ModelReference};
 
+pub use config::ConfigTerms;
+
 pub(crate) use check::check_path;
+pub(crate) use config::CONFIG;
 pub(crate) use parse::MANIFEST;
 
-/// `model.yaml`, as written.
+/// `model.yaml`, as written, or what stands in for it.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Manifest {
@@ -50,6 +56,9 @@ pub struct Manifest {
     pub digests: BTreeMap<String, String>,
     /// Deadline of a request that brings none, in milliseconds. Default: 30000.
     pub timeout_ms: Option<u64>,
+    /// What else `config.pbtxt` says, where that was read.
+    #[serde(skip)]
+    pub config: Option<ConfigTerms>,
 }
 
 /// A runtime that executes models in a worker.

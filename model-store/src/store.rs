@@ -8,7 +8,8 @@ use std::str::FromStr;
 use rustix::io::Errno;
 
 use crate::folder::Folder;
-use crate::{Fingerprint, ModelName, StoreError, Version};
+use crate::manifest::CONFIG;
+use crate::{Fingerprint, Manifest, ModelName, StoreError, Version};
 
 /// Most names that a scan looks at, those of models and of versions together.
 const MAX_NAMES: usize = 100_000;
@@ -98,7 +99,13 @@ impl Store {
 impl Scan {
     fn add_model(&mut self, path: &Path, n_names: &mut usize) -> Result<(), StoreError> {
         let name = folder_name(path)?;
-        for path in names(path, n_names)? {
+        let paths = names(path, n_names)?;
+        // In Triton's layout a model has files for all its versions.
+        let has_config = paths.iter().any(|path| path.ends_with(CONFIG));
+        for path in paths {
+            if has_config && path.is_file() {
+                continue;
+            }
             match folder_name(&path).and_then(|version| StoredVersion::look(&name, version, &path))
             {
                 Ok(version) => self.versions.push(version),
@@ -128,6 +135,14 @@ impl Scan {
 // === impl StoredVersion ===
 
 impl StoredVersion {
+    /// Returns its manifest, parsed and checked, wherever it is.
+    ///
+    /// # Errors
+    /// Those of a scan and of [`Manifest::read`].
+    pub fn manifest(&self) -> Result<Manifest, StoreError> {
+        Folder::list(&self.path)?.manifest()
+    }
+
     /// Returns the version that this folder of a model is.
     pub(crate) fn look(
         name: &ModelName,

@@ -424,8 +424,13 @@ impl Catalog {
         tracing::info!(model = %name, %version, "checking");
         match self.take_in(&stored).await {
             Ok((model, stages, labels)) => {
+                let ignored = model.manifest.config.as_ref().map(|config| &config.notes);
                 for note in &model.spec.notes {
-                    tracing::info!(model = %name, %version, "{note}");
+                    if ignored.is_some_and(|ignored| ignored.contains(note)) {
+                        tracing::warn!(model = %name, %version, "{note}");
+                    } else {
+                        tracing::info!(model = %name, %version, "{note}");
+                    }
                 }
                 let stages: Vec<_> = stages
                     .into_iter()
@@ -507,6 +512,11 @@ impl Catalog {
     ) -> anyhow::Result<(CachedVersion, Vec<CachedVersion>)> {
         let (this, version) = (Arc::clone(self), stored.clone());
         let copied = tokio::task::spawn_blocking(move || this.copy(&version)).await??;
+        let manifest = match &copied {
+            Copied::Before(cached) => &cached.manifest,
+            Copied::Now(taken) => &taken.manifest,
+        };
+        manifest.check_place(&stored.name, stored.version)?;
         let taken = match copied {
             Copied::Before(mut cached) => {
                 let stages = self.stages(&cached.manifest)?;
@@ -557,7 +567,9 @@ impl Catalog {
 
 /// A manifest that can't be read is refused when it is taken in, with the reason.
 fn has_stages(stored: &StoredVersion) -> bool {
-    Manifest::read(&stored.path).is_ok_and(|manifest| !manifest.stages.is_empty())
+    stored
+        .manifest()
+        .is_ok_and(|manifest| !manifest.stages.is_empty())
 }
 
 /// What a loaded model takes beyond its files, before one was measured: the runtime, and tensors.

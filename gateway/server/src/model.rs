@@ -7,9 +7,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use clap::{Args, Subcommand};
-use model_store::{
-    Cache, CachedVersion, Manifest, ModelName, ModelReference, Store, StoredVersion, Version,
-};
+use model_store::{Cache, CachedVersion, ModelName, ModelReference, Store, StoredVersion, Version};
 
 use crate::config::WorkerOptions;
 use crate::launcher;
@@ -26,7 +24,7 @@ pub(crate) enum ModelCommand {
 
 #[derive(Args)]
 pub(crate) struct AddOptions {
-    /// A folder with model.yaml and the files that it speaks of
+    /// A folder with model.yaml and the files that it speaks of, or a model of a Triton repository
     #[arg(value_name = "DIR")]
     folder: PathBuf,
     /// Folder of models
@@ -87,7 +85,25 @@ fn say(line: &str) {
 async fn add(options: AddOptions) -> anyhow::Result<()> {
     std::fs::create_dir_all(&options.store)?;
     let store = Store::open(&options.store)?;
-    let staged = store.stage(&options.folder, options.name, options.version)?;
+    let mut folders = model_store::version_folders(&options.folder)?;
+    if folders.len() > 1
+        && let Some(version) = options.version
+    {
+        folders.retain(|folder| folder.ends_with(version.to_string()));
+        anyhow::ensure!(
+            !folders.is_empty(),
+            "{} has no version {version}",
+            options.folder.display()
+        );
+    }
+    for folder in folders {
+        add_version(&store, &folder, &options).await?;
+    }
+    Ok(())
+}
+
+async fn add_version(store: &Store, folder: &Path, options: &AddOptions) -> anyhow::Result<()> {
+    let staged = store.stage(folder, options.name.clone(), options.version)?;
     let reference = format!("{}:{}", staged.name, staged.version);
     if staged.is_present() {
         say(&format!(
@@ -98,7 +114,7 @@ async fn add(options: AddOptions) -> anyhow::Result<()> {
     let scratch = tempfile::tempdir()?;
     let cache = Cache::open(scratch.path())?;
     let checked = staged.stored()?;
-    let model = check(&store, &cache, &checked, &options.worker)
+    let model = check(store, &cache, &checked, &options.worker)
         .await
         .with_context(|| format!("{reference} can't be served"))?;
     let published = staged.publish()?;
@@ -119,11 +135,12 @@ async fn check(
     worker: &WorkerOptions,
 ) -> anyhow::Result<CachedVersion> {
     let taken = cache.take_in(version, &mut |_, _| {})?;
+    taken.manifest.check_place(&version.name, version.version)?;
     let mut stages = Vec::new();
     for stage in &taken.manifest.stages {
         let stage = find(store, &stage.model)?;
         anyhow::ensure!(
-            Manifest::read(&stage.path)?.stages.is_empty(),
+            stage.manifest()?.stages.is_empty(),
             "stage `{}` has stages itself",
             stage.name
         );
@@ -160,7 +177,7 @@ fn list(options: &ListOptions) -> anyhow::Result<()> {
         .versions
         .iter()
         .map(|version| {
-            let (task, engine) = match Manifest::read(&version.path) {
+            let (task, engine) = match version.manifest() {
                 Ok(manifest) => {
                     let word = |value: Result<String, _>| {
                         value.map_or_else(

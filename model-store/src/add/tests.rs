@@ -57,6 +57,29 @@ fn a_folder_named_by_a_number_is_that_version_of_its_parent() {
 }
 
 #[test]
+fn a_model_of_a_triton_repository_is_added_version_by_version() {
+    let (dir, store) = store();
+    let files = [
+        ("mlp/config.pbtxt", "max_batch_size: 4"),
+        ("mlp/1/model.onnx", "one"),
+        ("mlp/10/model.onnx", "ten"),
+        ("mlp/9/model.onnx", "nine"),
+    ];
+    write(dir.path(), &files);
+    let folders = crate::version_folders(&dir.path().join("mlp")).unwrap();
+    let names: Vec<_> = folders.iter().map(|folder| file_name(folder)).collect();
+    assert_eq!(names, ["1", "9", "10"]);
+    for folder in &folders {
+        let added = store.add(folder, None, None).unwrap();
+        assert_eq!(added.manifest().unwrap().batch.max, Some(4));
+        assert!(store.stage(folder, None, None).unwrap().is_present());
+    }
+    assert_eq!(store.scan().unwrap().versions.len(), 3);
+    let version = [folders[0].clone()];
+    assert_eq!(crate::version_folders(&version[0]).unwrap(), version);
+}
+
+#[test]
 fn a_name_and_a_version_that_are_given_are_taken() {
     let (dir, store) = store();
     let source = source(&dir, "my model", "weights");
@@ -159,7 +182,7 @@ fn a_folder_that_is_no_version_is_refused() {
         write(&dir.path().join(name), files);
         store.add(&dir.path().join(name), None, None)
     };
-    let none = add(&[("model.onnx", "")], "none");
+    let none = add(&[("weights.bin", "")], "none");
     assert!(matches!(none, Err(StoreError::NotFound(_))));
     let escaping = add(
         &[("model.yaml", "engine: onnx\nfile: ../x.onnx")],

@@ -62,6 +62,27 @@ fn progress_ends_at_the_bytes_of_all_files() {
 }
 
 #[test]
+fn the_configuration_that_applies_is_part_of_a_version() {
+    let (_data, cache) = cache();
+    let dir = TempDir::new().unwrap();
+    let files = [
+        ("mlp/config.pbtxt", "max_batch_size: 4"),
+        ("mlp/1/model.onnx", "weights"),
+    ];
+    write(dir.path(), &files);
+    let store = Store::open(dir.path()).unwrap();
+    let first = take_in(&cache, &store).unwrap().seal(&spec()).unwrap();
+    assert_eq!(first.manifest.batch.max, Some(4));
+    // As it was, whatever becomes of the store's.
+    assert_eq!(cache.get(&first.digest), Some(first.clone()));
+    write(dir.path(), &[("mlp/config.pbtxt", "max_batch_size: 8")]);
+    let second = take_in(&cache, &store).unwrap();
+    assert_ne!(second.digest, first.digest);
+    assert_eq!(second.manifest.batch.max, Some(8));
+    assert_eq!(cache.get(&first.digest), Some(first));
+}
+
+#[test]
 fn a_version_taken_in_and_dropped_leaves_nothing() {
     let ((_store, store), (_data, cache)) = (store_with_yolo(), cache());
     let taken = take_in(&cache, &store).unwrap();

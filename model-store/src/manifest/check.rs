@@ -16,7 +16,7 @@ use crate::{Digest, StoreError};
 const MAX_SIDE: u32 = 16_384;
 
 /// Most items of a batch.
-const MAX_BATCH: u32 = 4096;
+pub(super) const MAX_BATCH: u32 = 4096;
 
 /// Most loaded copies, and most threads of each.
 const MAX_INSTANCES: u32 = 1024;

@@ -7,7 +7,7 @@ use serde::de::{SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 use serde_saphyr::{MessageFormatter as _, UserMessageFormatter};
 
-use super::{Labels, Manifest};
+use super::{CONFIG, EngineKind, Labels, Manifest};
 use crate::StoreError;
 use crate::folder::read_bounded;
 
@@ -52,15 +52,34 @@ impl Manifest {
             .map_err(|error| StoreError::Invalid(sentence(yaml, &error)))
     }
 
-    /// Returns the manifest of a version's folder, parsed and checked.
+    /// Returns the manifest of a version's folder, parsed and checked: `model.yaml`, else what
+    /// `config.pbtxt` amounts to, else that of an ONNX model that nothing is said of.
     ///
     /// # Errors
     /// Those of [`Manifest::parse`] and [`Manifest::check`]; [`StoreError::Io`] if it cannot be
     /// read.
     pub fn read(dir: &Path) -> Result<Self, StoreError> {
-        let yaml = String::from_utf8(read_bounded(&dir.join(MANIFEST), MAX_BYTES)?)
-            .map_err(|error| StoreError::Invalid(format!("`{MANIFEST}` is not UTF-8: {error}")))?;
-        let manifest = Self::parse(&yaml)?;
+        let file = |name| Some(dir.join(name)).filter(|path| path.is_file());
+        Self::read_files(file(MANIFEST).as_deref(), file(CONFIG).as_deref())
+    }
+
+    /// Reads the one of these that counts.
+    pub(crate) fn read_files(
+        manifest: Option<&Path>,
+        config: Option<&Path>,
+    ) -> Result<Self, StoreError> {
+        let text = |path: &Path, name: &str| {
+            String::from_utf8(read_bounded(path, MAX_BYTES)?)
+                .map_err(|error| StoreError::Invalid(format!("`{name}` is not UTF-8: {error}")))
+        };
+        let manifest = match (manifest, config) {
+            (Some(path), _) => Self::parse(&text(path, MANIFEST)?)?,
+            (None, Some(path)) => Self::parse_config(&text(path, CONFIG)?)?,
+            (None, None) => Self {
+                engine: Some(EngineKind::Onnx),
+                ..Self::default()
+            },
+        };
         manifest.check()?;
         Ok(manifest)
     }

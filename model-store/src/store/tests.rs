@@ -40,7 +40,7 @@ fn what_is_no_version_is_skipped_with_a_reason() {
             (".incoming-x/model.yaml", ""),
             ("README.md", ""),
             ("my model/1/model.yaml", ""),
-            ("yolo/1/model.onnx", ""),
+            ("yolo/1/weights.bin", ""),
             ("yolo/latest/model.yaml", ""),
             ("yolo/notes.txt", ""),
         ],
@@ -50,7 +50,7 @@ fn what_is_no_version_is_skipped_with_a_reason() {
         "\".incoming-x\" is no model name",
         "\"README.md\" is no folder",
         "\"my model\" is no model name",
-        "no `model.yaml` in ",
+        "no `model.yaml`, `config.pbtxt` or `*.onnx` in ",
         "\"latest\" is no version",
         "\"notes.txt\" is no folder",
     ];
@@ -58,6 +58,44 @@ fn what_is_no_version_is_skipped_with_a_reason() {
     for (reason, expected) in reasons.iter().zip(expected) {
         assert!(reason.starts_with(expected), "{reason}");
     }
+}
+
+#[test]
+fn in_the_layout_of_triton_the_files_of_a_model_are_those_of_each_version() {
+    let dir = tempfile::tempdir().unwrap();
+    let files = [
+        ("mlp/config.pbtxt", "max_batch_size: 4"),
+        ("mlp/labels.txt", "a"),
+        ("mlp/1/model.onnx", ""),
+        ("mlp/2/model.onnx", ""),
+        ("mlp/2/config.pbtxt", "max_batch_size: 8"),
+        ("mlp/3/model.onnx", ""),
+        ("mlp/3/model.yaml", "engine: onnx"),
+        ("plain/1/net.onnx", ""),
+    ];
+    write(dir.path(), &files);
+    let store = Store::open(dir.path()).unwrap();
+    let scan = store.scan().unwrap();
+    assert_eq!(scan.skipped, []);
+    let max = |version: &StoredVersion| version.manifest().unwrap().batch.max;
+    let found: Vec<_> = scan.versions.iter().map(max).collect();
+    assert_eq!(found, [Some(4), Some(8), None, None]);
+    let names = |version: &StoredVersion| {
+        let files = Folder::list(&version.path).unwrap().files;
+        let names: Vec<_> = files.into_iter().map(|file| file.name).collect();
+        names.join(" ")
+    };
+    assert_eq!(
+        names(&scan.versions[1]),
+        "config.pbtxt labels.txt model.onnx"
+    );
+    assert_eq!(names(&scan.versions[2]), "model.onnx model.yaml");
+
+    // Of a version that has a manifest of its own, nothing has changed.
+    write(dir.path(), &[("mlp/config.pbtxt", "max_batch_size: 16")]);
+    let now = store.scan().unwrap().versions;
+    assert_ne!(now[0].fingerprint, scan.versions[0].fingerprint);
+    assert_eq!(now[2], scan.versions[2]);
 }
 
 #[test]

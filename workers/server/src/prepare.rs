@@ -25,7 +25,9 @@ pub(crate) fn prepare(assignment: &Assignment, onnxruntime: Option<&Path>) -> Pr
 
 fn check(assignment: &Assignment, onnxruntime: Option<&Path>) -> Result<ModelSpec, InferError> {
     let manifest = read_manifest(&assignment.model)?;
-    let mut notes = rewrite(&assignment.model, &manifest)?;
+    let ignored = manifest.config.iter().flat_map(|config| &config.notes);
+    let mut notes: Vec<_> = ignored.cloned().collect();
+    notes.append(&mut rewrite(&assignment.model, &manifest)?);
     let runtime = Runtime::load(onnxruntime)?;
     let mut loaded = Loaded::load(&runtime, assignment)?;
     let example = Example::find(&loaded.stager, &mut loaded.runner, &manifest)?;

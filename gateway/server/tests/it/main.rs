@@ -27,3 +27,4 @@ mod tensors;
 mod tls;
 mod traces;
 mod truth;
+mod triton;
