@@ -13,9 +13,9 @@ pub struct ModelSpec {
     pub platform: String,
     /// What it does with pictures; none: raw tensors.
     pub task: Option<Task>,
-    /// Inputs of the graph (of the first stage, where there are several).
+    /// What clients send: inputs of the graph, or the picture of a task.
     pub inputs: Vec<TensorSpec>,
-    /// Outputs of the graph (of the last stage).
+    /// What they get: outputs of the graph, or what a task finds.
     pub outputs: Vec<TensorSpec>,
     /// Most items of a batch; 1 where the graph fixes it.
     pub max_batch: u32,

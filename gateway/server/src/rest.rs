@@ -6,6 +6,7 @@ mod guard;
 mod infer;
 mod models;
 mod picture;
+mod predictions;
 mod run;
 mod shared_memory;
 mod state;

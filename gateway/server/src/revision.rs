@@ -5,7 +5,7 @@ use std::sync::{Arc, OnceLock};
 
 use gateway_scheduler::RevisionId;
 use model_store::{CachedVersion, Digest, Measurement, ModelName, Version};
-use workers_protocol::{InferError, Target};
+use workers_protocol::Target;
 
 use crate::metrics::RevisionMetrics;
 use crate::poison::Poison;
@@ -38,21 +38,6 @@ impl Revision {
         Target {
             model: self.name.as_str(),
             spec: &self.model.spec,
-        }
-    }
-
-    /// Checks that it takes tensors.
-    ///
-    /// # Errors
-    /// `InvalidArgument` of a model of pictures, saying where those go.
-    pub(crate) fn takes_tensors(&self) -> Result<(), InferError> {
-        match self.model.spec.task {
-            None => Ok(()),
-            Some(_) => {
-                let name = &self.name;
-                let message = format!("model `{name}` takes pictures: POST one to /run/{name}");
-                Err(InferError::invalid(message))
-            }
         }
     }
 

@@ -8,7 +8,7 @@ mod batch;
 use model_store::TensorSpec;
 use workers_protocol::{InferError, Tensor};
 
-pub use batch::{AlignedBytes, gather, scatter};
+pub use batch::{gather, scatter};
 
 /// A loaded model, owned by one thread.
 pub trait Engine: Send {

@@ -12,8 +12,8 @@ use ort::value::{
     DynValue, Outlet, PrimitiveTensorElementType, Tensor as OrtTensor, TensorElementType,
     TensorRef, ValueType,
 };
-use workers_engine::{AlignedBytes, Engine};
-use workers_protocol::{Code, InferError, Tensor};
+use workers_engine::Engine;
+use workers_protocol::{AlignedBytes, Code, InferError, Tensor};
 
 use crate::Runtime;
 

@@ -5,9 +5,9 @@ use std::sync::OnceLock;
 
 use bytes::Bytes;
 use model_store::{DataType, Device, TensorDeclaration};
-use workers_engine::{AlignedBytes, Engine as _};
+use workers_engine::Engine as _;
 use workers_ort::{LoadOptions, OrtEngine, Runtime};
-use workers_protocol::{Code, InferError, Tensor};
+use workers_protocol::{AlignedBytes, Code, InferError, Tensor};
 
 /// Each datatype, two elements of it, and the graph that gives back what it takes.
 const ELEMENTS: [(DataType, &str, &[u8]); 14] = [

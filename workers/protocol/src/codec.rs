@@ -39,6 +39,8 @@ pub struct InferRequest {
     pub is_binary_output: bool,
     /// The request's `timeout` parameter.
     pub timeout: Option<Duration>,
+    /// Of its parameters those that [`PictureOptions::set`](crate::PictureOptions::set) knows, as text.
+    pub options: Vec<(&'static str, String)>,
 }
 
 /// An output asked for by name.
@@ -155,6 +157,7 @@ impl InferRequest {
             outputs: None,
             is_binary_output: true,
             timeout: None,
+            options: Vec::new(),
         })
     }
 

@@ -6,6 +6,7 @@
 //! Both processes see this crate; it knows no engine, no service, no clock.
 
 mod assignment;
+mod axis;
 pub mod codec;
 mod error;
 #[rustfmt::skip]
@@ -32,6 +33,7 @@ pub mod transport;
 pub mod wire;
 
 pub use assignment::Assignment;
+pub use axis::AlignedBytes;
 pub use error::{Code, InferError};
 pub use options::{DrawFormat, PictureOptions};
 pub use picture::{PictureFormat, PictureHeader};

@@ -26,6 +26,9 @@ pub enum DrawFormat {
 }
 
 impl PictureOptions {
+    /// The names of the options that a request may have as parameters.
+    pub const NAMES: [&'static str; 4] = ["score", "iou", "top_k", "labels"];
+
     /// Sets an option from its name and text, as in a URL's query.
     ///
     /// # Errors

@@ -45,6 +45,9 @@ pub struct CheckedInputs {
 /// Most dimensions of a tensor; ONNX Runtime's own limit is of this order.
 const MAX_RANK: usize = 16;
 
+/// Most batches that a request is split into: each is an entry in the queue.
+const MAX_SPLIT: u32 = 256;
+
 // === impl Tensor ===
 
 impl Tensor {
@@ -152,6 +155,82 @@ impl CheckedInputs {
     /// # Errors
     /// `InvalidArgument` naming the input; what was expected and what came.
     pub fn check(target: Target<'_>, given: Vec<Tensor>) -> Result<Self, InferError> {
+        let checked = Self::check_tensors(target, given)?;
+        let Target { model, spec } = target;
+        if checked.items == 0 || checked.items > spec.max_batch {
+            return Err(checked.wrong_items(model, spec.max_batch));
+        }
+        Ok(checked)
+    }
+
+    /// Checks the same, and splits what has more items than a batch may have into full batches and
+    /// the rest, in order. An input that is joined along no axis is each part's.
+    ///
+    /// `reserve` is asked for room, in bytes, before inputs are copied: those that are joined along
+    /// another axis than the first.
+    ///
+    /// # Errors
+    /// The same; `InvalidArgument` with the numbers for what can't be split, because an output could
+    /// not be joined again, or would be more than 256 parts; what `reserve` says.
+    pub fn check_split(
+        target: Target<'_>,
+        given: Vec<Tensor>,
+        reserve: impl FnOnce(u64) -> Result<(), InferError>,
+    ) -> Result<Vec<Self>, InferError> {
+        let checked = Self::check_tensors(target, given)?;
+        let Target { model, spec } = target;
+        let (n_items, max) = (checked.items, spec.max_batch.max(1));
+        if (1..=max).contains(&n_items) {
+            return Ok(vec![checked]);
+        }
+        let most = match spec.outputs.iter().all(is_joined) {
+            true => max.saturating_mul(MAX_SPLIT),
+            false => max,
+        };
+        if n_items == 0 || n_items > most {
+            return Err(checked.wrong_items(model, most));
+        }
+        let is_copied = |(tensor, expected): &(&Tensor, &TensorSpec)| {
+            is_joined(expected) && expected.batch_axis != Some(0) && !tensor.data.is_empty()
+        };
+        let pairs = || checked.inputs.iter().zip(&spec.inputs);
+        reserve(
+            pairs()
+                .filter(is_copied)
+                .map(|(tensor, _)| tensor.data.len() as u64)
+                .sum(),
+        )?;
+
+        let full = std::iter::repeat_n(max, (n_items / max) as usize);
+        let items: Vec<u32> = full
+            .chain(Some(n_items % max).filter(|&rest| rest > 0))
+            .collect();
+        let part = |&items: &u32| Self {
+            inputs: Vec::with_capacity(checked.inputs.len()),
+            items,
+            bucket: checked.bucket,
+        };
+        let mut parts: Vec<_> = items.iter().map(part).collect();
+        for (tensor, expected) in pairs() {
+            let tensors = match expected.batch_axis.filter(|_| is_joined(expected)) {
+                Some(axis) => tensor.split(axis, &items)?,
+                None => vec![tensor.clone(); items.len()],
+            };
+            for (part, tensor) in parts.iter_mut().zip(tensors) {
+                part.inputs.push(tensor);
+            }
+        }
+        Ok(parts)
+    }
+
+    fn wrong_items(&self, model: &str, most: u32) -> InferError {
+        InferError::invalid(format!(
+            "inference request batch-size must be <= {most} for '{model}', and at least 1, got {}",
+            self.items
+        ))
+    }
+
+    fn check_tensors(target: Target<'_>, given: Vec<Tensor>) -> Result<Self, InferError> {
         let Target { model, spec } = target;
         let has_input =
             |tensor: &&Tensor| spec.inputs.iter().any(|input| input.name == tensor.name);
@@ -166,6 +245,7 @@ impl CheckedInputs {
         let mut inputs = Vec::with_capacity(spec.inputs.len());
         let mut items = None;
         let mut bucket = Fnv::new();
+        let may_join = spec.inputs.iter().any(is_joined);
         for expected in &spec.inputs {
             let is_named = |slot: &&mut Option<Tensor>| {
                 slot.as_ref()
@@ -184,19 +264,12 @@ impl CheckedInputs {
             }
             check_tensor(model, expected, &tensor)?;
             count_items(expected, &tensor, &mut items)?;
-            bucket.add_tensor(expected, &tensor);
+            bucket.add_tensor(expected, &tensor, may_join);
             inputs.push(tensor);
-        }
-        let items = items.unwrap_or(1);
-        if items == 0 || items > spec.max_batch {
-            return Err(InferError::invalid(format!(
-                "inference request batch-size must be <= {} for '{model}', and at least 1, got {items}",
-                spec.max_batch
-            )));
         }
         Ok(Self {
             inputs,
-            items,
+            items: items.unwrap_or(1),
             bucket: bucket.0,
         })
     }
@@ -257,16 +330,19 @@ fn check_tensor(model: &str, expected: &TensorSpec, tensor: &Tensor) -> Result<(
     }
 }
 
+/// Whether requests are joined in this tensor. A fixed batch axis can't be: the request is one item
+/// whatever its length there.
+fn is_joined(spec: &TensorSpec) -> bool {
+    spec.batch_axis
+        .is_some_and(|axis| spec.shape.get(axis) == Some(&-1))
+}
+
 fn count_items(
     expected: &TensorSpec,
     tensor: &Tensor,
     items: &mut Option<u32>,
 ) -> Result<(), InferError> {
-    // A fixed batch axis can't be joined: the request is one item whatever its length there.
-    let Some(axis) = expected
-        .batch_axis
-        .filter(|&axis| expected.shape.get(axis) == Some(&-1))
-    else {
+    let Some(axis) = expected.batch_axis.filter(|_| is_joined(expected)) else {
         return Ok(());
     };
     let length = u32::try_from(tensor.shape[axis]).unwrap_or(u32::MAX);
@@ -296,13 +372,14 @@ impl Fnv {
         self.0 = (self.0 ^ word).wrapping_mul(0x0100_0000_01b3);
     }
 
-    fn add_tensor(&mut self, spec: &TensorSpec, tensor: &Tensor) {
+    /// What is in it counts where entries may be joined.
+    fn add_tensor(&mut self, spec: &TensorSpec, tensor: &Tensor, may_join: bool) {
         for (axis, &dimension) in tensor.shape.iter().enumerate() {
             if spec.batch_axis != Some(axis) {
                 self.add(dimension.cast_unsigned());
             }
         }
-        if spec.batch_axis.is_none() {
+        if spec.batch_axis.is_none() && may_join {
             for &byte in &tensor.data {
                 self.add(u64::from(byte));
             }
@@ -347,8 +424,12 @@ mod tests {
         }
     }
 
+    const fn target(spec: &ModelSpec) -> Target<'_> {
+        Target { model: "m", spec }
+    }
+
     fn check(spec: &ModelSpec, inputs: Vec<Tensor>) -> Result<CheckedInputs, InferError> {
-        CheckedInputs::check(Target { model: "m", spec }, inputs)
+        CheckedInputs::check(target(spec), inputs)
     }
 
     fn refusal(spec: &ModelSpec, inputs: Vec<Tensor>) -> String {
@@ -423,6 +504,83 @@ mod tests {
         };
         assert_eq!(bucket(1, 1), bucket(1, 3));
         assert_ne!(bucket(1, 1), bucket(2, 1));
+    }
+
+    #[test]
+    fn what_is_larger_than_a_batch_is_split_in_order() {
+        let spec = spec(vec![
+            input("a", &[-1, 1], Some(0)),
+            input("state", &[2, -1], Some(1)),
+            input("rate", &[], None),
+        ]);
+        let bytes = |name: &str, shape: &[i64]| {
+            let mut tensor = tensor(name, shape);
+            tensor.data = (0..tensor.data.len()).map(|at| (at / 4) as u8).collect();
+            tensor
+        };
+        let given = || {
+            vec![
+                bytes("a", &[9, 1]),
+                bytes("state", &[2, 9]),
+                bytes("rate", &[]),
+            ]
+        };
+        let mut reserved = 0;
+        let parts = CheckedInputs::check_split(target(&spec), given(), |bytes| {
+            reserved = bytes;
+            Ok(())
+        });
+        let parts = parts.unwrap();
+        assert_eq!(reserved, 2 * 9 * 4);
+        let items: Vec<_> = parts.iter().map(|part| part.items).collect();
+        assert_eq!(items, [4, 4, 1]);
+        let elements = |tensor: &Tensor| {
+            let elements = tensor.data.chunks(4).map(|element| element[0]);
+            elements.collect::<Vec<_>>()
+        };
+        assert_eq!(elements(&parts[1].inputs[0]), [4, 5, 6, 7]);
+        assert_eq!(parts[1].inputs[1].shape, [2, 4]);
+        assert_eq!(elements(&parts[1].inputs[1]), [4, 5, 6, 7, 13, 14, 15, 16]);
+        assert_eq!(elements(&parts[2].inputs[1]), [8, 17]);
+        assert!(parts.iter().all(|part| part.inputs[2].shape.is_empty()));
+        assert!(parts.iter().all(|part| part.bucket == parts[0].bucket));
+
+        let no_room = |_| Err(InferError::new(crate::Code::Overloaded, "no room"));
+        assert!(CheckedInputs::check_split(target(&spec), given(), no_room).is_err());
+    }
+
+    #[test]
+    fn what_cannot_be_split_is_refused_with_the_numbers() {
+        let mut spec = spec(vec![input("a", &[-1, 0], Some(0))]);
+        let refusal = |spec: &ModelSpec, items: i64| {
+            let given = vec![tensor("a", &[items, 0])];
+            let split = CheckedInputs::check_split(target(spec), given, |_| Ok(()));
+            split
+                .map(|parts| parts.len())
+                .map_err(|error| error.message)
+        };
+        let refused =
+            |numbers: &str| Err(format!("inference request batch-size must be <= {numbers}"));
+        assert_eq!(refusal(&spec, 1024), Ok(256));
+        assert_eq!(
+            refusal(&spec, 1025),
+            refused("1024 for 'm', and at least 1, got 1025")
+        );
+        assert_eq!(
+            refusal(&spec, 0),
+            refused("1024 for 'm', and at least 1, got 0")
+        );
+        assert_eq!(
+            refusal(&spec, i64::MAX),
+            refused("1024 for 'm', and at least 1, got 4294967295")
+        );
+        // What this output would be of a part, nobody knows.
+        spec.outputs = vec![input("mean", &[1], None)];
+        assert_eq!(refusal(&spec, 4), Ok(1));
+        assert_eq!(
+            refusal(&spec, 5),
+            refused("4 for 'm', and at least 1, got 5")
+        );
     }
 
     #[test]

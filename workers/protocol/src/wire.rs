@@ -58,6 +58,10 @@ pub const MAX_LINKS: usize = 128;
 /// Name of the `BYTES` input that carries an encoded picture to a model with a task.
 pub const PICTURE_INPUT: &str = "image";
 
+/// Name of the `BYTES` output that says what went wrong with each picture, of those that a gateway
+/// was sent at once.
+pub const PICTURE_ERRORS: &str = "errors";
+
 /// A message to a worker.
 #[derive(Debug)]
 pub enum Command {

@@ -29,7 +29,8 @@ const DEFAULT_MAX_BATCH: u32 = 16;
 
 /// A loaded model, before its instances have threads: the first of them, and how to load another.
 pub(crate) struct Loaded {
-    /// As the graph and the manifest have it; its instances are those that the worker is to have.
+    /// As the graph and the manifest have it, and of a task what clients send and get; its instances
+    /// are those that the worker is to have.
     pub(crate) spec: ModelSpec,
     pub(crate) stager: Stager,
     pub(crate) runner: Runner,
@@ -104,12 +105,14 @@ impl Loaded {
                 let (part, engine) = Part::load(runtime, &assignment.model, manifest, assignment)?;
                 let stager = PictureStager::new(&part, task, limits(assignment), None)?;
                 let stager = Arc::new(stager);
+                let mut spec = part.spec(Some(task));
+                (spec.inputs, spec.outputs) = stager.specs();
                 let for_runners = Arc::clone(&stager);
                 let runner = move |engine| {
                     Runner::Pictures(PictureRunner::new(engine, Arc::clone(&for_runners)))
                 };
                 Ok(Self {
-                    spec: part.spec(Some(task)),
+                    spec,
                     stager: Stager::Pictures(stager),
                     runner: runner(engine),
                     load_another: Box::new(move || part.load_engine().map(&runner)),
@@ -152,7 +155,6 @@ impl Loaded {
 
         let task = Task::FaceMaskDetection;
         let mut spec = faces.spec(Some(task));
-        spec.outputs.clone_from(&masks.outputs);
         spec.instances = spec.instances.min(masks.instances);
         if let Some(max) = manifest.batch.max {
             spec.max_batch = spec.max_batch.min(max);
@@ -161,6 +163,7 @@ impl Loaded {
         let second = Some(Arc::clone(&classifier));
         let stager = PictureStager::new(&faces, task, limits(assignment), second)?;
         let stager = Arc::new(stager);
+        (spec.inputs, spec.outputs) = stager.specs();
         let for_runners = Arc::clone(&stager);
         let runner = move |faces, masks| {
             let (stager, classifier) = (Arc::clone(&for_runners), Arc::clone(&classifier));

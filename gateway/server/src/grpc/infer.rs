@@ -53,7 +53,6 @@ impl Call {
         let mut reservation = self.room.take();
         let front = &self.front;
         let revision = find(&front.catalog, &message.model_name, &message.model_version)?;
-        revision.takes_tensors()?;
         let mut terms = front.terms(&self.metadata, &revision, self.trace)?;
         if let Some(deadline) = self.deadline.filter(|own| own.at < terms.deadline.at) {
             terms.deadline = deadline;

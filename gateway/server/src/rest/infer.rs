@@ -6,8 +6,10 @@ use axum::Extension;
 use axum::body::Body;
 use axum::extract::{Path, State};
 use axum::response::{IntoResponse as _, Response};
+use futures_util::future::try_join_all;
 use gateway_scheduler::{Bucket, Cost, Staging};
 use http::{HeaderMap, HeaderName, HeaderValue, header};
+use model_store::TensorSpec;
 use workers_protocol::codec::{EncodedAnswer, Given, InferRequest, Place};
 use workers_protocol::wire::PART_BYTES;
 use workers_protocol::{CheckedInputs, InferError, PictureOptions, Tensor};
@@ -57,7 +59,6 @@ impl Front {
         headers: &HeaderMap,
         body: Body,
     ) -> Result<Response, ApiError> {
-        revision.takes_tensors()?;
         let terms = self.terms(headers, revision, trace.map(|Extension(trace)| trace))?;
         let json_bytes = json_bytes(headers)?;
         let (body, mut reservation) = self.read(headers, body, terms.deadline).await?;
@@ -86,7 +87,8 @@ impl Front {
         Ok(with_timing(&answered, response(encoded)))
     }
 
-    /// Sends a request's inputs, which it takes, through the scheduler; whatever protocol it came by.
+    /// Sends a request's inputs, which it takes, through the scheduler, as one entry or, where they
+    /// are more than a batch may have, as several; whatever protocol it came by.
     pub(crate) async fn answer_tensors(
         &self,
         revision: &Arc<Revision>,
@@ -100,28 +102,41 @@ impl Front {
         if let Some(own) = own.filter(|own| own.at < terms.deadline.at) {
             terms.deadline = own;
         }
+        if revision.model.spec.task.is_some() {
+            return self
+                .answer_pictures(revision, request, terms, reservation)
+                .await;
+        }
         let bytes = request.input_bytes();
         let inputs = std::mem::take(&mut request.inputs);
-        let checked = CheckedInputs::check(revision.target(), inputs)?;
-        let cost = Cost {
-            bytes: bytes as u64,
-            pixels: 0,
-            items: checked.items,
-        };
-        let staging = if bytes <= PART_BYTES {
-            Staging::Inline(Bucket(checked.bucket))
-        } else {
-            Staging::Reported
-        };
-        let admission = Admission {
-            terms,
-            cost,
-            staging,
-            reservation: Arc::new(reservation),
-        };
-        let options = PictureOptions::default();
-        self.answer(revision, checked.inputs, options, admission)
-            .await
+        let parts = for_bytes(bytes, || {
+            CheckedInputs::check_split(revision.target(), inputs, |bytes| reservation.grow(bytes))
+        })?;
+        let reservation = Arc::new(reservation);
+        let answers = parts.into_iter().map(|part| {
+            let bytes: usize = part.inputs.iter().map(|input| input.data.len()).sum();
+            let cost = Cost {
+                bytes: bytes as u64,
+                pixels: 0,
+                items: part.items,
+            };
+            let staging = if bytes <= PART_BYTES {
+                Staging::Inline(Bucket(part.bucket))
+            } else {
+                Staging::Reported
+            };
+            let admission = Admission {
+                terms,
+                cost,
+                staging,
+                reservation: Arc::clone(&reservation),
+            };
+            self.answer(revision, part.inputs, PictureOptions::default(), admission)
+        });
+        // All are offered before the first is waited for; where one is refused, or fails, the others
+        // are dropped with it.
+        let answers = try_join_all(answers).await?;
+        Ok(joined(&revision.model.spec.outputs, answers)?)
     }
 }
 
@@ -168,6 +183,46 @@ impl Front {
             Ok(given)
         })
     }
+}
+
+/// Joins the answers of a request's parts; the slowest says where the time went.
+fn joined(outputs: &[TensorSpec], mut answers: Vec<Answered>) -> Result<Answered, InferError> {
+    let slowest = answers
+        .iter()
+        .enumerate()
+        .max_by_key(|(_, answered)| answered.timeline.total)
+        .map(|(index, _)| index)
+        .ok_or_else(|| InferError::internal("a request without parts"))?;
+    if answers.len() == 1 {
+        return Ok(answers.swap_remove(slowest));
+    }
+    let bytes = answers
+        .iter()
+        .flat_map(|answered| &answered.answer.outputs)
+        .map(|output| output.data.len())
+        .sum();
+    let join = |(index, output): (usize, &TensorSpec)| {
+        let parts = answers
+            .iter()
+            .map(|answered| answered.answer.outputs.get(index));
+        let parts: Option<Vec<_>> = parts.collect();
+        match (parts, output.batch_axis) {
+            (Some(parts), Some(axis)) => Tensor::join(&parts, axis),
+            _ => Err(InferError::internal(
+                "the parts of an answer can't be joined",
+            )),
+        }
+    };
+    let whole = for_bytes(bytes, || {
+        outputs
+            .iter()
+            .enumerate()
+            .map(join)
+            .collect::<Result<_, _>>()
+    })?;
+    let mut answered = answers.swap_remove(slowest);
+    answered.answer.outputs = whole;
+    Ok(answered)
 }
 
 fn json_bytes(headers: &HeaderMap) -> Result<Option<usize>, InferError> {

@@ -11,7 +11,7 @@ use super::for_bytes;
 use crate::budget::Reservation;
 
 /// Pictures of one request at most: each is an entry in the queue.
-const MAX_PICTURES: usize = 256;
+pub(super) const MAX_PICTURES: usize = 256;
 
 /// Parts of a multipart body at most, pictures or not.
 const MAX_FIELDS: usize = 1024;
@@ -63,7 +63,7 @@ pub(super) async fn pictures(
         reservation.shrink_to(pictures.iter().map(|picture| picture.len() as u64).sum());
         return Ok(several(pictures));
     }
-    let picture = one(&body, reservation)?;
+    let picture = one("the body", &body, reservation)?;
     Ok(Pictures {
         pictures: vec![picture],
         is_base64: true,
@@ -102,11 +102,11 @@ async fn multipart(
         let name = field.name().unwrap_or_default().to_owned();
         let is_file = field.file_name().is_some() || field.content_type().is_some();
         let data = field.bytes().await.map_err(broken)?;
-        match one(&data, reservation) {
+        match one(&format!("part `{name}`"), &data, reservation) {
             Ok(picture) => pictures.push(picture),
             // Forms carry other fields too; a file that is no picture is a mistake.
             Err(_) if !is_file => {}
-            Err(error) => return Err(InferError::invalid(format!("part `{name}`: {error}"))),
+            Err(error) => return Err(error),
         }
         n_fields += 1;
         if n_fields > MAX_FIELDS {
@@ -128,8 +128,15 @@ async fn multipart(
     Ok(pictures)
 }
 
-/// Returns a picture that is raw or base64.
-fn one(data: &Bytes, reservation: &mut Reservation) -> Result<Bytes, InferError> {
+/// Returns a picture that is raw or base64; `what` names the data.
+///
+/// # Errors
+/// `InvalidArgument`, saying what they look like; `Overloaded` without room to decode base64.
+pub(super) fn one(
+    what: &str,
+    data: &Bytes,
+    reservation: &mut Reservation,
+) -> Result<Bytes, InferError> {
     if PictureFormat::sniff(data).is_some() {
         return Ok(data.clone());
     }
@@ -146,8 +153,7 @@ fn one(data: &Bytes, reservation: &mut Reservation) -> Result<Bytes, InferError>
         .unwrap_or_default();
     if PictureFormat::sniff(&head_bytes).is_none() {
         return Err(InferError::invalid(format!(
-            "the body is no picture: expected JPEG, PNG, WebP, GIF or BMP, raw, as base64 or as multipart/form-data, \
-             got {}",
+            "{what} is no picture: expected JPEG, PNG, WebP, GIF or BMP, raw or as base64, got {}",
             describe(data)
         )));
     }
@@ -168,7 +174,7 @@ fn one(data: &Bytes, reservation: &mut Reservation) -> Result<Bytes, InferError>
     };
     for_bytes(text.len(), decode)
         .map(Bytes::from)
-        .map_err(|error| InferError::invalid(format!("the body is not base64 throughout: {error}")))
+        .map_err(|error| InferError::invalid(format!("{what} is not base64 throughout: {error}")))
 }
 
 /// Strips what wraps base64 text: white space, a JSON string's quotes, a data URI's head.

@@ -10,17 +10,14 @@ use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use bytes::Bytes;
 use futures_util::future::join_all;
-use gateway_scheduler::{Cost, Staging};
 use http::{HeaderMap, HeaderValue, StatusCode, header};
-use model_store::DataType;
 use percent_encoding::percent_decode_str;
 use serde::Serialize;
-use workers_protocol::wire::PICTURE_INPUT;
-use workers_protocol::{DrawFormat, InferError, PictureHeader, PictureOptions, Tensor};
+use workers_protocol::{DrawFormat, InferError, PictureOptions, Tensor};
 
 use super::body::refuse;
 use super::picture::{Pictures, pictures};
-use super::{Admission, Answered, ApiError, Defaults, Front, Terms, for_bytes, with_timing};
+use super::{Answered, ApiError, Defaults, Front, Terms, for_bytes, with_timing};
 use crate::budget::Reservation;
 use crate::oscar::{Backend, Call, Service};
 use crate::revision::Revision;
@@ -230,35 +227,12 @@ impl Front {
             is_base64,
         } = pictures(body, &mut reservation).await?;
         let reservation = Arc::new(reservation);
-        let admission = |picture: &Bytes| {
-            let header = PictureHeader::read(picture)?;
-            let limit = self.limits.max_pixels;
-            if header.pixels() > limit {
-                return Err(InferError::too_large(format!(
-                    "the picture has {} × {} pixels, expected at most {limit} in all",
-                    header.width, header.height
-                )));
-            }
-            let cost = Cost {
-                bytes: picture.len() as u64,
-                pixels: header.pixels(),
-                items: 1,
-            };
-            Ok(Admission {
-                terms: asked.terms,
-                cost,
-                staging: Staging::Reported,
-                reservation: Arc::clone(&reservation),
-            })
-        };
         let (revision, options) = (&asked.revision, &asked.options);
+        let answer =
+            |picture| self.answer_picture(revision, picture, options, asked.terms, &reservation);
 
         if let [picture] = &pictures[..] {
-            let admission = admission(picture)?;
-            let inputs = vec![input(picture.clone())];
-            let answered = self
-                .answer(revision, inputs, options.clone(), admission)
-                .await?;
+            let answered = answer(picture.clone()).await?;
             asked.count(&answered);
             let reply = match options.draw {
                 Some(format) => drawn(&answered, format)?,
@@ -274,12 +248,7 @@ impl Front {
             ))
             .into());
         }
-        let answers = pictures.into_iter().map(|picture| async {
-            let admission = admission(&picture)?;
-            self.answer(revision, vec![input(picture)], options.clone(), admission)
-                .await
-        });
-        let answers = join_all(answers).await;
+        let answers = join_all(pictures.into_iter().map(answer)).await;
         for answered in answers.iter().flatten() {
             asked.count(answered);
         }
@@ -419,16 +388,6 @@ fn accepted(headers: &HeaderMap) -> impl Iterator<Item = &str> {
     let values = headers.get_all(header::ACCEPT).iter();
     let texts = values.filter_map(|value| value.to_str().ok());
     texts.flat_map(|value| value.split(','))
-}
-
-fn input(picture: Bytes) -> Tensor {
-    let length = i64::try_from(picture.len()).unwrap_or(i64::MAX);
-    Tensor {
-        name: PICTURE_INPUT.to_owned(),
-        datatype: DataType::Uint8,
-        shape: vec![length],
-        data: picture,
-    }
 }
 
 fn output<'a>(answered: &'a Answered, name: &str) -> Option<&'a Tensor> {

@@ -7,6 +7,7 @@
 
 mod access;
 mod add_one;
+mod batching;
 mod clients;
 mod command;
 mod grpc;
@@ -15,6 +16,7 @@ mod infer;
 mod load;
 mod measurements;
 mod oscar;
+mod picture_tensors;
 mod pictures;
 mod process;
 mod queue;
@@ -26,5 +28,5 @@ mod store;
 mod tensors;
 mod tls;
 mod traces;
-mod truth;
 mod triton;
+mod truth;

@@ -141,7 +141,7 @@ fn bad_pictures_are_refused_and_the_worker_lives_on() {
             "/v2/models/mean/infer",
             tensors.as_bytes(),
             400,
-            &["takes pictures", "/run/mean"],
+            &["unexpected inference input 'x' for model 'mean': it takes 'image'"],
         ),
         mistake(
             "an unknown option",
@@ -235,7 +235,7 @@ fn bad_tensors_are_refused_and_the_worker_lives_on() {
         (
             "a batch of nothing",
             tensor_request("x", "FP32", &[0, 4], &[]),
-            "must be <= 16",
+            "must be <= 4096",
         ),
         (
             "an unknown output",

@@ -577,7 +577,7 @@ async fn a_wrong_field_is_named_whatever_protocol_it_comes_by() {
             &[0, 4],
             &[],
             "y",
-            "inference request batch-size must be <= 16 for 'add_one'",
+            "inference request batch-size must be <= 4096 for 'add_one'",
         ),
         (
             "x",

@@ -173,6 +173,7 @@ impl InferRequest {
             outputs,
             is_binary_output: own.is_binary_output,
             timeout: own.timeout,
+            options: own.options,
         };
         request.check(target)?;
         Ok(request)

@@ -87,6 +87,7 @@ impl InferRequest {
             outputs: Some(outputs).filter(|outputs| !outputs.is_empty()),
             is_binary_output: true,
             timeout: own.timeout,
+            options: own.options,
         };
         request.check(target)?;
         Ok(request)

@@ -12,9 +12,9 @@ use serde::de::{Error as _, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 
 use super::{MAX_NAME_BYTES, SharedRange};
-use crate::InferError;
 use crate::oip::InferParameter;
 use crate::oip::infer_parameter::ParameterChoice;
+use crate::{InferError, PictureOptions};
 
 /// A parameter's value.
 #[derive(Debug)]
@@ -40,6 +40,8 @@ const MAX_PARAMETERS: usize = 256;
 pub(super) struct OfRequest {
     pub(super) is_binary_output: bool,
     pub(super) timeout: Option<Duration>,
+    /// What is asked for of pictures.
+    pub(super) options: Vec<(&'static str, String)>,
 }
 
 /// What an input's parameters say.
@@ -201,6 +203,15 @@ impl Value<'_> {
         value.ok_or_else(|| unexpected(name, "a whole number that is not negative", self))
     }
 
+    /// Returns it as text, whatever it is.
+    fn scalar(&self, name: &str) -> Result<String, InferError> {
+        match self {
+            Self::Text(_) => self.text(name),
+            Self::Other(_) => Err(unexpected(name, "a boolean, a number or a string", self)),
+            Self::Bool(_) | Self::Whole(_) | Self::Number(_) => Ok(self.to_string()),
+        }
+    }
+
     fn text(&self, name: &str) -> Result<String, InferError> {
         match self {
             Self::Text(text) if text.len() <= MAX_NAME_BYTES => Ok(text.clone().into_owned()),
@@ -256,7 +267,12 @@ impl OfRequest {
                         clipped(name)
                     )));
                 }
-                _ => {}
+                _ => {
+                    let mut options = PictureOptions::NAMES.into_iter();
+                    if let Some(name) = options.find(|&option| option == name) {
+                        read.options.push((name, value.scalar(name)?));
+                    }
+                }
             }
         }
         Ok(read)

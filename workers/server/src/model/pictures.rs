@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use model_store::{DataType, Layout, Task, TensorSpec};
+use model_store::{DataType, Head, Layout, Task, TensorSpec};
 use workers_engine::{Engine, gather};
 use workers_protocol::{InferError, PictureOptions, Tensor};
 use workers_vision::{
@@ -14,13 +14,14 @@ use workers_vision::{
 };
 
 use super::masks::Classify;
-use super::predictions::{Prediction, Predictions};
+use super::predictions::{Kind, Prediction, Predictions};
 use super::{Finish, Part};
 
 /// Decodes pictures into the model's input, and reads its outputs.
 pub(crate) struct PictureStager {
     preprocessor: Preprocessor,
     reader: Reader,
+    kind: Kind,
     /// The second stage, where there is one.
     second: Option<Arc<Classify>>,
     limits: Limits,
@@ -101,6 +102,11 @@ impl PictureStager {
                 ));
             }
         };
+        let kind = Kind {
+            has_boxes: matches!(reader, Reader::Detector(_)),
+            has_landmarks: declared.head == Some(Head::Centerface),
+            is_judged: second.is_some(),
+        };
         // Crops are cut from the picture at its own size.
         let keep = if second.is_some() {
             Keep::Picture
@@ -112,6 +118,7 @@ impl PictureStager {
         Ok(Self {
             preprocessor,
             reader,
+            kind,
             second,
             limits,
             keep,
@@ -208,7 +215,7 @@ impl PictureStager {
         staged: &StagedPicture,
         predictions: &Predictions,
     ) -> Result<Vec<Tensor>, InferError> {
-        let mut outputs = predictions.to_tensors();
+        let mut outputs = predictions.to_tensors(self.kind);
         if let (Some(format), Some(bytes)) = (staged.options.draw, &staged.bytes) {
             let picture = match &staged.picture {
                 Some(picture) => picture.clone(),
@@ -217,6 +224,11 @@ impl PictureStager {
             outputs.push(predictions.draw(picture, format)?);
         }
         Ok(outputs)
+    }
+
+    /// Returns what clients send and get.
+    pub(super) fn specs(&self) -> (Vec<TensorSpec>, Vec<TensorSpec>) {
+        (Kind::inputs(), self.kind.outputs())
     }
 
     /// Returns the bytes of the largest input tensor.

@@ -1,19 +1,30 @@
 //! What was found in a picture, as tensors and drawn.
 //!
-//! The outputs of a model with a task: `boxes` FP32 `[n, 4]` (x1, y1, x2, y2 in pixels of the upright
-//! picture; detection only), `landmarks` FP32 `[n, 5, 2]` (of faces: eyes, nose, corners of the
-//! mouth), `scores` FP32 `[n]`, `labels` BYTES `[n]`, `label_scores` FP32 `[n]`
-//! (two stages only: how sure the second is), `size` INT64 `[2]` (width, height), `truncated` BOOL
-//! `[1]` (two stages only: there were more than the second stage takes), `drawing` BYTES `[1]` (an
-//! encoded picture, where asked for).
+//! The outputs of a model with a task, whose first dimension is the picture and whose second, where
+//! it is free, is what was found, best first: `counts` INT32 `[1, 1]`, how many that is; `boxes` FP32
+//! `[1, n, 4]` (x1, y1, x2, y2 in pixels of the upright picture; detection only), `landmarks` FP32
+//! `[1, n, 5, 2]` (of faces: eyes, nose, corners of the mouth), `scores` FP32 `[1, n]`, `labels` BYTES
+//! `[1, n]`, `label_scores` FP32 `[1, n]` (two stages only: how sure the second is), `size` INT64
+//! `[1, 2]` (width, height), `truncated` BOOL `[1, 1]` (two stages only: there were more than the
+//! second stage takes), `drawing` BYTES `[1, 1]` (an encoded picture, where asked for).
 
 use bytes::Bytes;
-use model_store::DataType;
+use model_store::{DataType, TensorSpec};
+use workers_protocol::wire::{PICTURE_ERRORS, PICTURE_INPUT};
 use workers_protocol::{DrawFormat, InferError, Tensor};
 use workers_vision::{Mark, Picture};
 
 /// Largest encoded drawing: it travels in one message.
 const MAX_DRAWING_BYTES: usize = 128 << 20;
+
+/// What is known of all that a task finds.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Kind {
+    pub(super) has_boxes: bool,
+    pub(super) has_landmarks: bool,
+    /// There is a second stage.
+    pub(super) is_judged: bool,
+}
 
 /// What was found in a picture, best first.
 pub(super) struct Predictions {
@@ -35,66 +46,86 @@ pub(super) struct Prediction {
     pub(super) label_score: Option<f32>,
 }
 
+impl Kind {
+    /// Returns the inputs of a model with a task: as many pictures as there are, each encoded.
+    pub(super) fn inputs() -> Vec<TensorSpec> {
+        vec![spec(PICTURE_INPUT, DataType::Bytes, &[1])]
+    }
+
+    /// Returns its outputs, and what went wrong with each picture, which is empty where nothing did.
+    pub(super) fn outputs(self) -> Vec<TensorSpec> {
+        let no_boxes = Predictions {
+            found: Vec::new(),
+            size: [0; 2],
+            is_truncated: false,
+        };
+        let outputs = no_boxes.to_tensors(self).into_iter().map(|tensor| {
+            let inner = tensor.shape.iter().skip(1);
+            // What was not found is what is free.
+            let inner: Vec<_> = inner
+                .map(|&side| if side == 0 { -1 } else { side })
+                .collect();
+            spec(&tensor.name, tensor.datatype, &inner)
+        });
+        let errors = spec(PICTURE_ERRORS, DataType::Bytes, &[1]);
+        outputs.chain([errors]).collect()
+    }
+}
+
+/// Returns the spec of a tensor whose first dimension is the picture.
+fn spec(name: &str, datatype: DataType, inner: &[i64]) -> TensorSpec {
+    TensorSpec {
+        name: name.to_owned(),
+        datatype,
+        shape: [&[-1], inner].concat(),
+        batch_axis: Some(0),
+    }
+}
+
 impl Predictions {
-    pub(super) fn to_tensors(&self) -> Vec<Tensor> {
-        let n = self.found.len();
-        let rects: Vec<f32> = self
-            .found
-            .iter()
-            .filter_map(|one| one.rect)
-            .flatten()
-            .collect();
-        let label_scores: Vec<f32> = self
-            .found
-            .iter()
-            .filter_map(|one| one.label_score)
-            .collect();
-        let scores = self.found.iter().map(|one| one.score);
+    pub(super) fn to_tensors(&self, kind: Kind) -> Vec<Tensor> {
+        let (n, found) = (self.found.len(), &self.found);
+        let scores = found.iter().map(|one| one.score);
+        let labels = found.iter().map(|one| one.label.as_bytes());
+        let count = i32::try_from(n).unwrap_or(i32::MAX);
         let size = self.size.map(|side| i64::from(side).to_le_bytes()).concat();
 
-        let mut tensors = vec![
-            tensor("scores", DataType::Fp32, &[n], floats(scores)),
-            tensor(
-                "labels",
-                DataType::Bytes,
-                &[n],
-                strings(self.found.iter().map(|one| one.label.as_bytes())),
-            ),
-            tensor("size", DataType::Int64, &[2], size),
-        ];
-        if rects.len() == 4 * n {
+        let mut tensors = vec![tensor(
+            "counts",
+            DataType::Int32,
+            &[1, 1],
+            count.to_le_bytes().to_vec(),
+        )];
+        if kind.has_boxes {
+            let boxes = found.iter().flat_map(|one| one.rect.unwrap_or_default());
+            tensors.push(tensor("boxes", DataType::Fp32, &[1, n, 4], floats(boxes)));
+        }
+        tensors.push(tensor("scores", DataType::Fp32, &[1, n], floats(scores)));
+        tensors.push(tensor("labels", DataType::Bytes, &[1, n], strings(labels)));
+        if kind.has_landmarks {
+            let landmarks = found
+                .iter()
+                .flat_map(|one| one.landmarks.unwrap_or_default());
+            let landmarks = floats(landmarks.flatten());
             tensors.push(tensor(
-                "boxes",
+                "landmarks",
                 DataType::Fp32,
-                &[n, 4],
-                floats(rects.into_iter()),
+                &[1, n, 5, 2],
+                landmarks,
             ));
         }
-        let landmarks: Vec<f32> = self
-            .found
-            .iter()
-            .filter_map(|one| one.landmarks)
-            .flat_map(<[[f32; 2]; 5]>::into_iter)
-            .flatten()
-            .collect();
-        if landmarks.len() == 10 * n && n > 0 {
-            let landmarks = floats(landmarks.into_iter());
-            tensors.push(tensor("landmarks", DataType::Fp32, &[n, 5, 2], landmarks));
-        }
-        if label_scores.len() == n {
+        if kind.is_judged {
+            let sure = found.iter().map(|one| one.label_score.unwrap_or_default());
+            let truncated = vec![u8::from(self.is_truncated)];
             tensors.push(tensor(
                 "label_scores",
                 DataType::Fp32,
-                &[n],
-                floats(label_scores.into_iter()),
+                &[1, n],
+                floats(sure),
             ));
-            tensors.push(tensor(
-                "truncated",
-                DataType::Bool,
-                &[1],
-                vec![u8::from(self.is_truncated)],
-            ));
+            tensors.push(tensor("truncated", DataType::Bool, &[1, 1], truncated));
         }
+        tensors.push(tensor("size", DataType::Int64, &[1, 2], size));
         tensors
     }
 
@@ -124,7 +155,7 @@ impl Predictions {
         Ok(tensor(
             "drawing",
             DataType::Bytes,
-            &[1],
+            &[1, 1],
             strings(std::iter::once(encoded.as_slice())),
         ))
     }

@@ -59,7 +59,7 @@ async fn several_pictures_of_a_form_are_found_and_other_fields_passed_over() {
 async fn a_file_that_is_no_picture_is_refused_by_its_name() {
     let body = b"--x\r\nContent-Disposition: form-data; name=\"a\"; filename=\"f\"\r\n\r\nhello\r\n--x--\r\n";
     let message = refusal(body).await;
-    assert!(message.starts_with("part `a`:"), "{message}");
+    assert!(message.starts_with("part `a` is no picture"), "{message}");
     assert!(message.contains("text beginning \"hello\""), "{message}");
 }
 
