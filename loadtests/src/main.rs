@@ -93,6 +93,9 @@ struct RunOptions {
     /// Take a tenth of the time
     #[arg(long)]
     short: bool,
+    /// Only what is measured with this model; may be repeated. Default: all
+    #[arg(long = "model", value_name = "NAME")]
+    models: Vec<String>,
     /// Folder with `models` and `media`. Default: ../shared beside the sources
     #[arg(long, value_name = "DIR")]
     shared: Option<PathBuf>,
@@ -163,6 +166,7 @@ async fn run(options: RunOptions) -> anyhow::Result<()> {
     let beside = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../shared");
     let setting = Setting {
         is_short: options.short,
+        models: options.models,
         shared: options.shared.unwrap_or(beside),
     };
     let mut scenarios = options.scenarios;

@@ -13,6 +13,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::say;
+use crate::subject::Subject;
 
 /// What a closed loop is given to settle: all callers begin at once, and the first answers come
 /// late and together.
@@ -38,11 +39,18 @@ pub(crate) enum Scenario {
 pub(crate) struct Setting {
     /// Everything takes a tenth of its time.
     pub(crate) is_short: bool,
+    /// Names of the only models to measure with; empty: all.
+    pub(crate) models: Vec<String>,
     /// The folder of `models` and `media`.
     pub(crate) shared: PathBuf,
 }
 
 impl Setting {
+    /// Returns whether a scenario is to be run with this model.
+    pub(crate) fn wants(&self, subject: &Subject) -> bool {
+        self.models.is_empty() || self.models.iter().any(|name| name == subject.name)
+    }
+
     /// Returns how long something is measured that takes so many seconds at full length.
     pub(crate) fn seconds(&self, seconds: f64) -> Duration {
         Duration::from_secs_f64(if self.is_short {

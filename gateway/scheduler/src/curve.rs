@@ -5,17 +5,23 @@
 //!   wire and whatever else shares the cores.
 //! - **Robust and slow to forget**: a mean per size that weighs the latest run by 1/16, in which a
 //!   run counts for at most four times what was expected.
-//! - **The batch chosen** is the smallest whose cost per item is within 1 % of the lowest measured.
+//! - **The batch chosen** is the one of the lowest cost per item, and of those within 1 % the smallest.
 //!   Where batches cost more than their parts (convolutions on a CPU) that is 1, so batching is
 //!   never worse than none. Clipper (NSDI 2017, § 4.3) climbs by additive steps and backs off; sizes
 //!   that double find the same knee in log₂ steps, and what was measured once is kept.
-//! - **Exploring** is a climb by doubling while it lowers the cost per item, and later one run
-//!   beside the best size now and then, ever more rarely: at most one run in 64.
+//! - **Exploring** is a climb by doubling while it lowers the cost per item, in two runs of each size,
+//!   and later now and then a comparison of the chosen size with another one, in turns
+//!   (`curve/comparison.rs`), its neighbours first and ever more rarely. Nothing but a comparison
+//!   changes the choice: means of different times and loads do not say which size is cheaper, and a
+//!   size that is not chosen is not measured.
+
+mod comparison;
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
 use crate::Bucket;
+use comparison::{Comparison, Verdict};
 
 /// The latest run's weight in the mean of its size is one in this many.
 const MEMORY: u32 = 16;
@@ -36,12 +42,20 @@ const TRUSTED: u32 = 2;
 /// Runs of other sizes after which what is known of a size is old.
 const STALE: u64 = 128;
 
-/// A larger batch has to cost this much less per item.
-const GAIN: f64 = 0.99;
+/// A larger batch has to cost this part less per item.
+const MARGIN: f64 = 0.01;
 
-/// Runs between two probes, at first and at most; it doubles with every probe that found nothing.
-const PROBE_GAP: u64 = 64;
-const MAX_PROBE_GAP: u64 = 4096;
+/// How many times over the most urgent entry must have the time that a trial takes: the line behind
+/// pays for several.
+const PATIENCE: f64 = 20.0;
+
+/// What another size may cost per item, in parts of what the chosen one does, to be tried while callers
+/// are refused.
+const AFFORDABLE: f64 = 1.1;
+
+/// Runs between two comparisons, at first and at most; it doubles with every one that changed nothing.
+const GAP: u64 = 32;
+const MAX_GAP: u64 = 4096;
 
 /// Shapes of inputs told apart per revision; of more, the one not used for longest is forgotten.
 const MAX_BUCKETS: usize = 32;
@@ -57,10 +71,12 @@ pub(crate) struct Curve {
     /// The size to be tried next, while climbing; 0 afterwards.
     climb: u32,
     n_runs: u64,
-    probe_at: u64,
-    probe_gap: u64,
-    /// The last probe was above the best size, so the next is below.
-    probed_above: bool,
+    comparison: Option<Comparison>,
+    /// The run after which the next comparison begins, and how many are between two.
+    compare_at: u64,
+    gap: u64,
+    /// Comparisons since the choice was last changed.
+    n_compared: usize,
 }
 
 /// The mean of one size, in nanoseconds, and the runs in it, up to [`MEMORY`].
@@ -114,9 +130,10 @@ impl Curve {
             best: 1,
             climb: 1,
             n_runs: 0,
-            probe_at: PROBE_GAP,
-            probe_gap: PROBE_GAP,
-            probed_above: false,
+            comparison: None,
+            compare_at: GAP,
+            gap: GAP,
+            n_compared: 0,
         }
     }
 
@@ -162,9 +179,12 @@ impl Curve {
         point.weight = (point.weight + 1).min(MEMORY);
         point.nanos += (nanos - point.nanos) / f64::from(point.weight);
         self.n_runs += 1;
-        let best = self.best;
-        self.choose_best();
-        self.go_on_exploring(items, best);
+        if self.climb > 0 {
+            self.choose_best();
+            self.climb_on();
+        } else {
+            self.compare(items, nanos);
+        }
     }
 
     fn choose_best(&mut self) {
@@ -176,58 +196,93 @@ impl Curve {
         let least = trusted()
             .map(|(place, point)| cost(place, point))
             .fold(f64::INFINITY, f64::min);
-        let best = trusted().find(|&(place, point)| cost(place, point) * GAIN <= least);
+        let best = trusted().find(|&(place, point)| cost(place, point) * (1.0 - MARGIN) <= least);
         self.best = best
             .map_or(1, |(place, _)| size_at(place))
             .min(self.max_batch);
     }
 
-    fn go_on_exploring(&mut self, items: u32, old_best: u32) {
-        if self.climb > 0 {
-            let is_known = |size| {
-                self.points
-                    .get(place_of(size))
-                    .is_some_and(|point: &Point| point.weight >= TRUSTED)
+    /// Climbs past the sizes that are known; the climb ends at one that did not become the best.
+    fn climb_on(&mut self) {
+        let is_known = |size| {
+            self.points
+                .get(place_of(size))
+                .is_some_and(|point: &Point| point.weight >= TRUSTED)
+        };
+        while self.climb > 0 && is_known(self.climb) {
+            let goes_on = self.best >= self.climb && self.climb < self.max_batch;
+            self.climb = match goes_on {
+                true => (self.climb * 2).min(self.max_batch),
+                false => 0,
             };
-            // Climbing ends at a size that did not become the best.
-            while self.climb > 0 && is_known(self.climb) {
-                let goes_on = self.best >= self.climb && self.climb < self.max_batch;
-                self.climb = match goes_on {
-                    true => (self.climb * 2).min(self.max_batch),
-                    false => 0,
-                };
-            }
-            self.probe_at = self.n_runs + self.probe_gap;
+        }
+        self.compare_at = self.n_runs + self.gap;
+    }
+
+    /// Goes on comparing, or begins to where it is time for it.
+    fn compare(&mut self, items: u32, nanos: f64) {
+        if self.comparison.is_none() && self.n_runs >= self.compare_at {
+            let challenger = self.challenger();
+            self.comparison = challenger.map(|size| Comparison::new(self.best, size, MARGIN));
+        }
+        let Some(comparison) = &mut self.comparison else {
+            return;
+        };
+        let challenger = comparison.challenger();
+        if place_of(comparison.turn()) != place_of(items) {
             return;
         }
-        if self.n_runs >= self.probe_at && Some(items) == self.probe_size() {
-            self.probe_gap = match self.best == old_best {
-                true => (self.probe_gap * 2).min(MAX_PROBE_GAP),
-                false => PROBE_GAP,
-            };
-            self.probe_at = self.n_runs + self.probe_gap;
-            self.probed_above = !self.probed_above;
-        }
-    }
-
-    fn probe_size(&self) -> Option<u32> {
-        let above = (self.best * 2).min(self.max_batch);
-        let below = (self.best / 2).max(1);
-        let size = match self.probed_above {
-            false if above > self.best => above,
-            _ => below,
+        let Some(verdict) = comparison.observe(items, nanos) else {
+            return;
         };
-        let size = if size == self.best { above } else { size };
-        (size != self.best).then_some(size)
+        match verdict {
+            Verdict::Won => (self.best, self.gap, self.n_compared) = (challenger, GAP, 0),
+            Verdict::Lost => {
+                self.gap = (self.gap * 2).min(MAX_GAP);
+                self.n_compared += 1;
+            }
+        }
+        self.comparison = None;
+        self.compare_at = self.n_runs + self.gap;
     }
 
-    /// Returns how large a batch may be where so many items are ready, and whether to learn more.
-    /// While it climbs, what lies between two sizes is worth a try as well; later only the very size.
-    pub(crate) fn limit(&self, n_ready: u32) -> (u32, bool) {
+    /// Returns the size to compare the chosen one with next: those of the climb in turns, the nearest
+    /// first.
+    fn challenger(&self) -> Option<u32> {
+        let mut sizes: Vec<u32> = std::iter::successors(Some(1_u32), |size| size.checked_mul(2))
+            .take_while(|size| *size < self.max_batch)
+            .chain([self.max_batch])
+            .filter(|size| *size != self.best)
+            .collect();
+        let best = f64::from(self.best);
+        sizes.sort_by(|one, other| {
+            let distance = |size: u32| (f64::from(size) / best).log2().abs();
+            distance(*one).total_cmp(&distance(*other))
+        });
+        let next = self.n_compared.checked_rem(sizes.len())?;
+        sizes.get(next).copied()
+    }
+
+    /// Returns how large a batch may be where so many items are ready and the most urgent has so much
+    /// time left, and whether to learn more. While it climbs, what lies between two sizes is worth a
+    /// try as well; later only the very size.
+    pub(crate) fn limit(&self, n_ready: u32, time: Duration, is_crowded: bool) -> (u32, bool) {
         match self.probe() {
-            Some(size) if self.climb > 0 || size <= n_ready => (size.max(self.climb), true),
+            Some(size) if self.climb > 0 => (size, true),
+            Some(size) if size <= n_ready && self.may_try(size, time, is_crowded) => (size, true),
             _ => (self.best, false),
         }
+    }
+
+    /// Whether trying a size makes nobody late who was promised an answer: all that wait have time for
+    /// it, and where that is scarce the size is not known to cost much more than the chosen one.
+    fn may_try(&self, size: u32, time: Duration, is_crowded: bool) -> bool {
+        let (Some(nanos), Some(chosen)) = (self.nanos(size), self.item_nanos()) else {
+            return true;
+        };
+        let has_time = nanos * PATIENCE <= time.as_nanos() as f64;
+        let is_cheap = nanos / f64::from(size) <= chosen * AFFORDABLE;
+        has_time && (!is_crowded || is_cheap)
     }
 
     /// Whether larger sizes are still to be tried for the first time.
@@ -240,7 +295,8 @@ impl Curve {
         if self.climb > 0 {
             return Some(self.climb);
         }
-        self.probe_size().filter(|_| self.n_runs >= self.probe_at)
+        let turn = self.comparison.as_ref().map(Comparison::turn);
+        turn.filter(|size| *size != self.best)
     }
 
     /// Returns the size to choose when there is enough to choose from.
@@ -411,13 +467,14 @@ mod tests {
     #[test]
     fn where_batches_cost_more_than_their_parts_it_stays_at_one_and_rarely_looks() {
         let mut curve = Curve::new(16);
-        let sizes = saturate(&mut curve, 2000, |b| {
-            us(1000 * u64::from(b) * (20 + u64::from(b)) / 21)
-        });
+        let per_item = |b: u32| 1000 * u64::from(20 + b) / 21;
+        let sizes = saturate(&mut curve, 5000, |b| us(u64::from(b) * per_item(b)));
         assert_eq!(curve.best(), 1);
-        assert!(sizes.iter().all(|size| *size <= 2));
-        let n_probes = sizes.iter().filter(|size| **size == 2).count();
-        assert!((3..12).contains(&n_probes), "{n_probes} probes");
+        let spent: u64 = sizes.iter().map(|b| u64::from(*b) * per_item(*b)).sum();
+        let n_items: u64 = sizes.iter().map(|b| u64::from(*b)).sum();
+        let wasted = spent as f64 / (n_items * per_item(1)) as f64 - 1.0;
+        assert!(wasted < 0.02, "{wasted} of the time");
+        assert!(sizes.contains(&16), "the far ones are looked at as well");
     }
 
     #[test]

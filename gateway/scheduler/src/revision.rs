@@ -400,17 +400,20 @@ impl Revision {
                 None => (RefusedReason::Late { predicted }, self.drain_time(now)),
             });
         }
-        let is_strict = self
-            .refused
-            .is_some_and(|refused| now.saturating_since(refused) < STRICT);
         let spare = offer.deadline.saturating_since(now) / 2;
-        if !outlook.keeps_promises || is_strict && begins.saturating_since(now) > spare {
+        if !outlook.keeps_promises || self.is_crowded(now) && begins.saturating_since(now) > spare {
             return Err((RefusedReason::Crowded { predicted }, self.drain_time(now)));
         }
         Ok(Promise {
             work,
             is_trial: false,
         })
+    }
+
+    /// Whether an entry was refused for want of time a moment ago.
+    pub(crate) fn is_crowded(&self, now: Time) -> bool {
+        self.refused
+            .is_some_and(|refused| now.saturating_since(refused) < STRICT)
     }
 
     /// Predicts when, over all slots, the runs that were named will have ended.

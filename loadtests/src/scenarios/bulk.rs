@@ -16,6 +16,9 @@ const MAX_BATCH_MS: f64 = 50.0;
 
 pub(super) async fn run(setting: &Setting) -> anyhow::Result<()> {
     let subject = Subject::yolox_nano(&setting.shared)?;
+    if !setting.wants(&subject) {
+        return Ok(());
+    }
     let promise = Promise {
         scenario: "bulk",
         of: subject.name,

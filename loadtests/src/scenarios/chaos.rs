@@ -16,6 +16,9 @@ const N_KILLS: f64 = 200.0;
 
 pub(super) async fn run(setting: &Setting) -> anyhow::Result<()> {
     let subject = Subject::yolox_nano(&setting.shared)?;
+    if !setting.wants(&subject) {
+        return Ok(());
+    }
     let promise = Promise {
         scenario: "chaos",
         of: subject.name,

@@ -20,7 +20,9 @@ pub(super) async fn run(setting: &Setting) -> anyhow::Result<()> {
         (Subject::yolox_nano(&setting.shared)?, false),
         (Subject::mnist(&setting.shared)?, true),
     ] {
-        overload(setting, &subject, refusals_cost).await?;
+        if setting.wants(&subject) {
+            overload(setting, &subject, refusals_cost).await?;
+        }
     }
     Ok(())
 }

@@ -30,7 +30,9 @@ pub(super) async fn run(setting: &Setting) -> anyhow::Result<()> {
         Subject::fastestdet(&setting.shared)?,
         Subject::yolox_nano(&setting.shared)?,
     ] {
-        compare(setting, &subject).await?;
+        if setting.wants(&subject) {
+            compare(setting, &subject).await?;
+        }
     }
     Ok(())
 }

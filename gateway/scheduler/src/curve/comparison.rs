@@ -1,0 +1,196 @@
+//! Which of two sizes costs less per item: runs of both, in turns.
+//!
+//! One run varies by more than two sizes differ, and the machine drifts by more than that. So what is
+//! compared are neighbours in time, pair by pair, until their mean difference is certain (a
+//! sequential test: Wald, "Sequential Tests of Statistical Hypotheses", 1945) or was looked for
+//! long enough.
+//!
+//! A turn is a block of runs and not one of them: where runs are shorter than the way to the gateway,
+//! several are heard of at once, and what one of them is charged with the next is spared. Only the
+//! sum of a block is right.
+
+/// Slot time of a block, in nanoseconds: many messages' way, and one run where runs are long.
+const BLOCK_NANOS: f64 = 2e6;
+
+/// Pairs before a verdict, and after which there is one in any case.
+const FEWEST: u32 = 3;
+const MOST: u32 = 64;
+
+/// What is believed of the variance before there are pairs, in the weight of so many: blocks differ by
+/// some 15 %.
+const PRIOR_VARIANCE: f64 = 0.02;
+const PRIOR_WEIGHT: f64 = 4.0;
+
+/// The mean has to be so many standard errors from the margin.
+const CERTAIN: f64 = 2.0;
+
+/// The logarithm of two costs' ratio counts for no more than a factor of two: a block that the
+/// machine stood still in is no news of its size.
+const MOST_DIFFERENCE: f64 = std::f64::consts::LN_2;
+
+/// A comparison under way.
+#[derive(Clone, Debug)]
+pub(super) struct Comparison {
+    champion: u32,
+    challenger: u32,
+    /// What the challenger has to be cheaper by, as a logarithm.
+    margin: f64,
+    /// Nanoseconds per item of the champion's block; none while that is under way.
+    champion_cost: Option<f64>,
+    block_nanos: f64,
+    block_items: f64,
+    /// Pairs so far, the mean of their differences, and the sum of squares about it (Welford 1962).
+    n_pairs: u32,
+    mean: f64,
+    squares: f64,
+}
+
+/// How a comparison ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Verdict {
+    Won,
+    Lost,
+}
+
+impl Comparison {
+    /// Begins one of a size that is chosen now with another. `margin` is the part of its cost by which
+    /// the larger of the two has to be cheaper.
+    pub(super) fn new(champion: u32, challenger: u32, margin: f64) -> Self {
+        Self {
+            champion,
+            challenger,
+            margin: if challenger > champion {
+                -margin
+            } else {
+                margin
+            },
+            champion_cost: None,
+            block_nanos: 0.0,
+            block_items: 0.0,
+            n_pairs: 0,
+            mean: 0.0,
+            squares: 0.0,
+        }
+    }
+
+    /// Returns the size whose turn it is.
+    pub(super) fn turn(&self) -> u32 {
+        match self.champion_cost {
+            None => self.champion,
+            Some(_) => self.challenger,
+        }
+    }
+
+    pub(super) const fn challenger(&self) -> u32 {
+        self.challenger
+    }
+
+    /// Takes in a run of the size whose turn it is; returns the verdict once there is one.
+    pub(super) fn observe(&mut self, items: u32, nanos: f64) -> Option<Verdict> {
+        self.block_nanos += nanos;
+        self.block_items += f64::from(items);
+        if self.block_nanos < BLOCK_NANOS {
+            return None;
+        }
+        let cost = self.block_nanos / self.block_items;
+        (self.block_nanos, self.block_items) = (0.0, 0.0);
+        let Some(champion_cost) = self.champion_cost.take() else {
+            self.champion_cost = Some(cost);
+            return None;
+        };
+        let difference = (cost / champion_cost).ln();
+        self.add(difference.clamp(-MOST_DIFFERENCE, MOST_DIFFERENCE));
+        self.verdict()
+    }
+
+    fn add(&mut self, difference: f64) {
+        self.n_pairs += 1;
+        let from_mean = difference - self.mean;
+        self.mean += from_mean / f64::from(self.n_pairs);
+        self.squares += from_mean * (difference - self.mean);
+    }
+
+    fn verdict(&self) -> Option<Verdict> {
+        if self.n_pairs < FEWEST {
+            return None;
+        }
+        let n_pairs = f64::from(self.n_pairs);
+        let variance =
+            (self.squares + PRIOR_WEIGHT * PRIOR_VARIANCE) / (n_pairs - 1.0 + PRIOR_WEIGHT);
+        let error = CERTAIN * (variance / n_pairs).sqrt();
+        let verdict = match self.mean < self.margin {
+            true => Verdict::Won,
+            false => Verdict::Lost,
+        };
+        let is_certain = (self.mean - self.margin).abs() > error;
+        (is_certain || self.n_pairs >= MOST).then_some(verdict)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Runs both in turns with costs per item that vary by a factor of up to 1.5 and drift, and
+    /// returns the verdict and how many pairs it took.
+    fn compare(champion: (u32, f64), challenger: (u32, f64)) -> (Verdict, u32) {
+        let mut comparison = Comparison::new(champion.0, challenger.0, 0.01);
+        let mut noise = 1_u64;
+        for run in 0_u32.. {
+            let size = comparison.turn();
+            let cost = if size == champion.0 {
+                champion.1
+            } else {
+                challenger.1
+            };
+            noise = noise
+                .wrapping_mul(6_364_136_223_846_793_005)
+                .wrapping_add(1);
+            let varied = 1.0 + 0.5 * (noise >> 40) as f64 / f64::from(1 << 24);
+            let drifted = 1.0 + f64::from(run) / 1000.0;
+            let nanos = cost * f64::from(size) * varied * drifted;
+            if let Some(verdict) = comparison.observe(size, nanos) {
+                return (verdict, comparison.n_pairs);
+            }
+        }
+        unreachable!("MOST pairs are enough")
+    }
+
+    #[test]
+    fn a_clear_difference_is_seen_in_a_few_pairs() {
+        let (verdict, n_pairs) = compare((1, 2e7), (16, 4e7));
+        assert_eq!((verdict, n_pairs), (Verdict::Lost, FEWEST));
+        let (verdict, n_pairs) = compare((16, 4e7), (1, 2e7));
+        assert_eq!((verdict, n_pairs), (Verdict::Won, FEWEST));
+    }
+
+    #[test]
+    fn a_small_difference_takes_longer_and_is_seen_through_noise_and_drift() {
+        for (one, other, expected) in [(1.0, 1.08, Verdict::Lost), (1.08, 1.0, Verdict::Won)] {
+            let (verdict, n_pairs) = compare((8, one * 2e7), (16, other * 2e7));
+            assert_eq!(verdict, expected);
+            assert!(n_pairs > FEWEST);
+        }
+    }
+
+    #[test]
+    fn of_two_that_cost_the_same_the_smaller_is_kept_or_taken() {
+        assert_eq!(compare((8, 2e7), (16, 2e7)).0, Verdict::Lost);
+        assert_eq!(compare((16, 2e7), (8, 2e7)).0, Verdict::Won);
+    }
+
+    #[test]
+    fn runs_that_are_heard_of_two_at_a_time_are_told_apart_by_their_sums() {
+        let mut comparison = Comparison::new(8, 16, 0.01);
+        // Of two that end together the second seems to have taken nothing.
+        let verdict = (0..).find_map(|run| {
+            let size = comparison.turn();
+            let nanos = match run % 2 {
+                0 => 2.0 * f64::from(size) * 10_000.0,
+                _ => 0.0,
+            };
+            comparison.observe(size, nanos)
+        });
+        assert_eq!(verdict, Some(Verdict::Lost));
+    }
+}
