@@ -128,6 +128,7 @@ impl Worker {
             options: workers_protocol::PictureOptions::default(),
             timeout: None,
             stage_only: true,
+            is_bulk: false,
             parts_bytes: None,
             trace: None,
         };

@@ -1,6 +1,6 @@
 //! What the scheduler asks its caller to do.
 
-use crate::{Key, ReplicaId, RevisionId, Time};
+use crate::{Class, Key, ReplicaId, RevisionId, Time};
 
 /// One thing to do, in the order it was drained.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -20,6 +20,8 @@ pub enum Action<E> {
         replica: ReplicaId,
         /// Its name in all further events.
         key: Key,
+        /// Preparing bulk must not hold up what is interactive.
+        class: Class,
         /// The entry; the scheduler keeps the original in case the replica dies.
         entry: E,
     },

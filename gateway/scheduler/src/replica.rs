@@ -61,6 +61,8 @@ pub(crate) struct Replica {
     pub(crate) held: Vec<Key>,
     /// The part of it that does not run.
     pub(crate) stage: Stage,
+    /// Interactive entries that it prepares.
+    pub(crate) n_awaited: usize,
     /// Runs whose slot is not free again, in order: as many as there are slots are at work, the
     /// rest is named ahead.
     pub(crate) runs: VecDeque<Run>,
@@ -130,6 +132,7 @@ impl Replica {
             up: None,
             held: Vec::new(),
             stage: Stage::default(),
+            n_awaited: 0,
             runs: VecDeque::new(),
             has_suspect: false,
             is_draining: false,
@@ -152,6 +155,11 @@ impl Replica {
 
     pub(crate) fn n_free_slots(&self) -> usize {
         self.n_slots().saturating_sub(self.runs.len())
+    }
+
+    /// Whether interactive entries that it prepares have a claim to every slot that is free.
+    pub(crate) fn owes_its_slots(&self) -> bool {
+        self.n_awaited > 0 && self.n_awaited >= self.n_free_slots()
     }
 
     /// Runs that are at work, as opposed to named ahead.

@@ -245,6 +245,7 @@ impl<E: Clone> Scheduler<E> {
         let id = entry.revision;
         if let Some(holder) = self.replicas.get_mut(replica.0) {
             holder.heard = self.now;
+            holder.n_awaited -= usize::from(entry.class == Class::Interactive);
             holder
                 .stage
                 .insert(entry.rank(key), bucket, entry.is_movable());
@@ -605,7 +606,14 @@ impl<E: Clone> Scheduler<E> {
             return;
         };
         match entry.place {
-            Place::Sent(_) => replica.stage.release(entry.cost),
+            Place::Sent(id) => {
+                replica.stage.release(entry.cost);
+                replica.n_awaited -= usize::from(entry.class == Class::Interactive);
+                // A slot that was kept for it may be another's.
+                if let Some(revision) = self.revisions.get_mut(entry.revision.0) {
+                    revision.ready.push(id);
+                }
+            }
             Place::Staged(_, bucket) => {
                 replica
                     .stage

@@ -30,7 +30,7 @@ const OUTBOX: usize = 4096;
 /// What is to be sent to a replica.
 #[derive(Debug)]
 pub(crate) enum Outgoing {
-    Stage(Key, Arc<Entry>),
+    Stage(Key, Class, Arc<Entry>),
     Run(Vec<Key>),
     Forget(Key),
 }
@@ -501,8 +501,9 @@ impl State {
             Action::Stage {
                 replica,
                 key,
+                class,
                 entry,
-            } => self.send(replica, Outgoing::Stage(key, entry)),
+            } => self.send(replica, Outgoing::Stage(key, class, entry)),
             Action::Run { replica, batch, .. } => self.send(replica, Outgoing::Run(batch)),
             Action::Forget { replica, key } => self.send(replica, Outgoing::Forget(key)),
             Action::Pull { revision, items } => self.pull(revision, items, now, effects),

@@ -93,6 +93,7 @@ impl Ours {
                 replica,
                 key,
                 entry,
+                ..
             } => {
                 self.keys.insert(entry, key);
                 self.requests.insert(key, entry);

@@ -7,6 +7,7 @@
 //! | gateway → worker | is |
 //! |---|---|
 //! | `id`, inputs, `hearth_stage: true` | an [`Entry`]: prepare it, report `staged`, wait to be named |
+//! | the same with `hearth_bulk: true` | nobody waits for it |
 //! | `id`, one raw content, `hearth_input: n` | the next part of input `n` of an entry sent in parts |
 //! | `hearth_run: "id id …"` | run these as one batch |
 //! | `hearth_forget: "id id …"` | their callers are gone |
@@ -88,6 +89,8 @@ pub struct Entry {
     pub timeout: Option<Duration>,
     /// Wait to be named by a run message.
     pub stage_only: bool,
+    /// Nobody waits for it: it is prepared when nothing else wants the processor.
+    pub is_bulk: bool,
     /// Bytes that follow in parts; none: the inputs are complete.
     pub parts_bytes: Option<u64>,
     /// The span that it belongs to.
@@ -243,6 +246,13 @@ impl Entry {
                 ParameterChoice::BoolParam(true),
             );
         }
+        if self.is_bulk {
+            set(
+                &mut parameters,
+                "hearth_bulk",
+                ParameterChoice::BoolParam(true),
+            );
+        }
         if let Some(bytes) = self.parts_bytes {
             set(
                 &mut parameters,
@@ -383,6 +393,7 @@ impl Entry {
             .filter(|&micros| micros > 0)
             .map(Duration::from_micros);
         let stage_only = flag_of(parameters, "hearth_stage");
+        let is_bulk = flag_of(parameters, "hearth_bulk");
         let parts_bytes =
             number_of(parameters, "hearth_bytes").and_then(|bytes| u64::try_from(bytes).ok());
         let trace = text_of(parameters, "traceparent").and_then(TraceContext::parse);
@@ -397,6 +408,7 @@ impl Entry {
                 options,
                 timeout,
                 stage_only,
+                is_bulk,
                 parts_bytes,
                 trace,
             }),

@@ -8,6 +8,7 @@ mod instance;
 mod measure;
 mod model;
 mod prepare;
+mod quiet;
 mod reply;
 mod service;
 mod session;

@@ -20,6 +20,7 @@ use workers_protocol::{Assignment, CheckedInputs, InferError, PictureOptions, Ta
 use workers_vision::Limits;
 
 use crate::instance::{self, Batch, BatchEntry, Batches, Instance, PostProcessing};
+use crate::quiet::Quiet;
 use masks::MaskRunner;
 use pictures::{PictureRunner, PictureStager, StagedPicture};
 use tensors::TensorRunner;
@@ -47,6 +48,7 @@ pub(crate) struct Model {
     instances: Slots,
     batches: mpsc::Sender<Batch>,
     credits: Credits,
+    quiet: Quiet,
 }
 
 /// Turns a request into what an instance runs.
@@ -493,7 +495,13 @@ impl Model {
             instances,
             batches,
             credits,
+            quiet: Quiet::new(cores(assignment.threads))?,
         })
+    }
+
+    /// Returns where bulk is prepared: it must not take the processor from what somebody waits for.
+    pub(crate) const fn quiet(&self) -> &Quiet {
+        &self.quiet
     }
 
     pub(crate) const fn spec(&self) -> &ModelSpec {

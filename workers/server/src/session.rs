@@ -244,9 +244,10 @@ impl Session {
                 })
                 .await;
         }
-        let key = id.clone();
-        let work = tokio::task::spawn_blocking(move || {
-            let (result, trace) = stage(&model, entry);
+        let (key, is_bulk) = (id.clone(), entry.is_bulk);
+        let stager = Arc::clone(&model);
+        let work = move || {
+            let (result, trace) = stage(&stager, entry);
             StagingDone {
                 id,
                 ticket,
@@ -254,7 +255,11 @@ impl Session {
                 is_reported: !runs_at_once,
                 trace,
             }
-        });
+        };
+        let work = match is_bulk {
+            true => model.quiet().spawn(work),
+            false => tokio::task::spawn_blocking(work),
+        };
         if let Some(State::Staging { abort, .. }) = self.entries.get_mut(&key) {
             *abort = Some(work.abort_handle());
         }

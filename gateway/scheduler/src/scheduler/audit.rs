@@ -82,7 +82,7 @@ impl<E: Clone> Scheduler<E> {
                 .map(|r| u128::from(r.ends.as_nanos()))
                 .sum::<u128>();
             n_draining += usize::from(replica.is_draining);
-            let mut staged = Load::default();
+            let (mut staged, mut n_awaited) = (Load::default(), 0);
             for key in &replica.held {
                 let entry = self
                     .entries
@@ -90,8 +90,14 @@ impl<E: Clone> Scheduler<E> {
                     .filter(|e| !matches!(e.place, Place::Running(_)));
                 if let Some(entry) = entry {
                     staged.add(entry.cost);
+                    let is_sent = matches!(entry.place, Place::Sent(_));
+                    n_awaited += usize::from(is_sent && entry.class == Class::Interactive);
                 }
             }
+            assert_eq!(
+                replica.n_awaited, n_awaited,
+                "interactive entries in preparation"
+            );
             assert_eq!(*replica.stage.load(), staged, "load of a stage");
         }
         assert_eq!(revision.n_slots, n_slots, "slots");

@@ -4,6 +4,8 @@
 //!   run in two batches, so a backlog of any length costs nothing here and is never refused.
 //! - Interactive entries go first, in the queue and on every stage, and bulk takes at most half of a
 //!   stage's places. So bulk takes what is left over and yields at the next batch boundary.
+//! - It gives way to what is not ready yet as well: a free slot is kept for an interactive entry that is
+//!   being prepared, where that takes less than a run, for else the entry would wait for that run.
 //! - While there is interactive work, a batch of bulk takes at most [`BATCH`] or is one item: that is
 //!   the most that an interactive entry can find before it.
 //! - A share of the slots' time is bulk's all the same, so that it moves under any load: what
@@ -107,6 +109,14 @@ impl Revision {
             .range(Rank::first_of(Class::Bulk)..)
             .next()
             .copied()
+    }
+
+    /// Whether bulk leaves a slot free for an interactive entry in preparation: without a claim of its
+    /// own, and where that is ready sooner than a run would end.
+    pub(crate) fn gives_way(&self) -> bool {
+        let run = self.curves.latest().and_then(|curve| curve.duration(1));
+        let staging = self.staging_time.duration();
+        !self.has_bulk_claim() && run.zip(staging).is_some_and(|(run, staging)| staging < run)
     }
 
     fn has_bulk_claim(&self) -> bool {

@@ -176,11 +176,15 @@ impl<E: Clone> Scheduler<E> {
                 revision.ready.push(id);
                 Place::Staged(id, bucket)
             }
-            Staging::Reported => Place::Sent(id),
+            Staging::Reported => {
+                replica.n_awaited += usize::from(entry.class == Class::Interactive);
+                Place::Sent(id)
+            }
         };
         self.actions.push(Action::Stage {
             replica: id,
             key,
+            class: entry.class,
             entry: entry.value.clone(),
         });
         self.reindex(id);
@@ -254,6 +258,9 @@ impl<E: Clone> Scheduler<E> {
         };
         if self.is_hopeless(first.key) {
             return Formed::Hopeless(first.key);
+        }
+        if first.class == Class::Bulk && replica.owes_its_slots() && revision.gives_way() {
+            return Formed::Nothing;
         }
         let cores = replica.cores();
         if n_free > 0

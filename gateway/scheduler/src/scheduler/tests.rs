@@ -188,6 +188,7 @@ fn stage(replica: ReplicaId, key: Key, entry: char) -> Action<char> {
     Action::Stage {
         replica,
         key,
+        class: Class::Interactive,
         entry,
     }
 }

@@ -426,6 +426,7 @@ impl World {
                 replica,
                 key,
                 entry,
+                ..
             } => self.stage(replica, key, entry),
             Action::Run { replica, batch, .. } => self.run(replica, &batch),
             Action::Forget { replica, key } => match self.entries.get_mut(&key) {
@@ -717,7 +718,15 @@ impl World {
     fn runnable(&self, id: ReplicaId, replica: &Replica) -> Option<(Class, Time, u64)> {
         let is_staged = |e: &&Entry| matches!(e.at, At::Staged(..));
         let urgency = self.held_by(id).filter(is_staged).map(Entry::urgency).min();
-        urgency.filter(|_| !replica.is_killed && replica.runs.len() < replica.n_slots())
+        let n_free = replica.n_slots().saturating_sub(replica.runs.len());
+        // Bulk may leave them to what is being prepared.
+        let is_awaited =
+            |e: &&Entry| matches!(e.at, At::Sent(_)) && e.offer.class == Class::Interactive;
+        let n_awaited = self.held_by(id).filter(is_awaited).count();
+        urgency.filter(|(class, ..)| {
+            let may_wait = *class == Class::Bulk && n_awaited >= n_free;
+            !replica.is_killed && n_free > 0 && !may_wait
+        })
     }
 
     /// A slot is free beside what is staged only for want of cores, and these go to the most urgent.

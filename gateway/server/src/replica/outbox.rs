@@ -6,7 +6,7 @@ use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use futures_util::Stream;
-use gateway_scheduler::Key;
+use gateway_scheduler::{Class, Key};
 use tokio::sync::mpsc;
 use workers_protocol::oip::ModelInferRequest;
 use workers_protocol::wire::{self, PART_BYTES};
@@ -43,9 +43,9 @@ impl Outbox {
                 self.large.retain(|(large, _)| *large != key);
                 Some(wire::forget_message(std::iter::once(key.to_bits())))
             }
-            Outgoing::Stage(key, entry) => {
+            Outgoing::Stage(key, class, entry) => {
                 let is_large = entry.bytes() > PART_BYTES;
-                let mut messages = to_wire(key, &entry).into_messages();
+                let mut messages = to_wire(key, class, &entry).into_messages();
                 if is_large {
                     self.large.push_back((key, Box::new(messages)));
                     None
@@ -92,7 +92,7 @@ impl Stream for Outbox {
     }
 }
 
-fn to_wire(key: Key, entry: &Entry) -> wire::Entry {
+fn to_wire(key: Key, class: Class, entry: &Entry) -> wire::Entry {
     wire::Entry {
         id: key.to_bits().to_string(),
         inputs: entry.inputs.clone(),
@@ -106,6 +106,7 @@ fn to_wire(key: Key, entry: &Entry) -> wire::Entry {
                 .max(Duration::from_micros(1)),
         ),
         stage_only: true,
+        is_bulk: class == Class::Bulk,
         parts_bytes: None,
         trace: entry.trace,
     }

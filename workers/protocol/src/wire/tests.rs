@@ -23,6 +23,7 @@ fn entry(sizes: &[usize]) -> Entry {
         options: PictureOptions::default(),
         timeout: Some(Duration::from_millis(250)),
         stage_only: true,
+        is_bulk: true,
         parts_bytes: None,
         trace: Some(TraceContext::root()),
     }

@@ -393,6 +393,52 @@ fn interactive_entries_go_before_bulk() {
 }
 
 #[test]
+fn bulk_leaves_a_free_slot_to_what_is_being_prepared_if_that_is_ready_sooner() {
+    for (staging, gives_way) in [(5, true), (30, false)] {
+        let (mut f, replica) = seeded(1, &[(1, 20)]);
+        let picture = |f: &mut Fixture, now| f.try_offer(now, s(10), ONE, PICTURE, 'a').unwrap();
+        let first = picture(&mut f, ms(0));
+        f.scheduler.staged(ms(staging), replica, first, Bucket(0));
+        f.freed(ms(staging + 20), replica);
+        f.answered(ms(staging + 20), replica, first);
+
+        f.scheduler.bulk_waits(ms(100), f.revision, true);
+        let b = f.offer_bulk(ms(100)).unwrap();
+        let c = f.offer_bulk(ms(100)).unwrap();
+        let a = picture(&mut f, ms(110));
+        assert_eq!(f.batches()[1..], [(replica, vec![b])]);
+        f.freed(ms(120), replica);
+        let while_it_is_prepared = if gives_way {
+            vec![]
+        } else {
+            vec![(replica, vec![c])]
+        };
+        assert_eq!(f.batches(), while_it_is_prepared);
+        f.scheduler.staged(ms(125), replica, a, Bucket(0));
+        if !gives_way {
+            f.freed(ms(140), replica);
+        }
+        assert_eq!(f.batches(), [(replica, vec![a])]);
+    }
+}
+
+#[test]
+fn a_slot_that_was_kept_for_an_entry_that_leaves_is_given_to_bulk() {
+    let (mut f, replica) = seeded(1, &[(1, 20)]);
+    let picture = |f: &mut Fixture, now| f.try_offer(now, s(10), ONE, PICTURE, 'a').unwrap();
+    let first = picture(&mut f, ms(0));
+    f.scheduler.staged(ms(5), replica, first, Bucket(0));
+    f.freed(ms(100), replica);
+    f.answered(ms(100), replica, first);
+    let a = picture(&mut f, ms(100));
+    f.scheduler.bulk_waits(ms(100), f.revision, true);
+    let b = f.offer_bulk(ms(100)).unwrap();
+    assert_eq!(f.batches()[1..], [], "the slot is kept");
+    f.scheduler.cancel(ms(101), a);
+    assert_eq!(f.batches(), [(replica, vec![b])]);
+}
+
+#[test]
 fn bulk_is_asked_for_as_much_as_two_batches_and_no_more_is_taken() {
     let (mut f, replica) = seeded(4, &[(1, 10), (4, 10)]);
     f.scheduler.bulk_waits(ms(0), f.revision, true);
