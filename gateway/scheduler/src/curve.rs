@@ -11,9 +11,9 @@
 //!   that double find the same knee in log₂ steps, and what was measured once is kept.
 //! - **Exploring** is a climb by doubling while it lowers the cost per item, in two runs of each size,
 //!   and later now and then a comparison of the chosen size with another one, in turns
-//!   (`curve/comparison.rs`), its neighbours first and ever more rarely. Nothing but a comparison
-//!   changes the choice: means of different times and loads do not say which size is cheaper, and a
-//!   size that is not chosen is not measured.
+//!   (`curve/comparison.rs`), its neighbours first and ever more rarely, where a line waits and nobody
+//!   becomes late. Nothing but a comparison changes the choice: means of different times and loads do
+//!   not say which size is cheaper, and a size that is not chosen is not measured.
 
 mod comparison;
 
@@ -263,13 +263,21 @@ impl Curve {
         sizes.get(next).copied()
     }
 
-    /// Returns how large a batch may be where so many items are ready and the most urgent has so much
-    /// time left, and whether to learn more. While it climbs, what lies between two sizes is worth a
-    /// try as well; later only the very size.
-    pub(crate) fn limit(&self, n_ready: u32, time: Duration, is_crowded: bool) -> (u32, bool) {
+    /// Returns how large a batch may be where so many items are ready for so many slots and the most
+    /// urgent has so much time left, and whether to learn more. While it climbs, what lies between two
+    /// sizes is worth a try as well; later only the very size, and only of a line that every slot has
+    /// its part of besides: in a short one each would wait for the trial and no one for less.
+    pub(crate) fn limit(
+        &self,
+        n_ready: u32,
+        slots: u32,
+        time: Duration,
+        is_crowded: bool,
+    ) -> (u32, bool) {
+        let line = n_ready.saturating_sub(self.best.saturating_mul(slots));
         match self.probe() {
             Some(size) if self.climb > 0 => (size, true),
-            Some(size) if size <= n_ready && self.may_try(size, time, is_crowded) => (size, true),
+            Some(size) if size <= line && self.may_try(size, time, is_crowded) => (size, true),
             _ => (self.best, false),
         }
     }
@@ -475,6 +483,32 @@ mod tests {
         let wasted = spent as f64 / (n_items * per_item(1)) as f64 - 1.0;
         assert!(wasted < 0.02, "{wasted} of the time");
         assert!(sizes.contains(&16), "the far ones are looked at as well");
+    }
+
+    #[test]
+    fn a_size_is_tried_where_nobody_is_made_late_and_a_line_waits_besides() {
+        let mut curve = Curve::new(2);
+        curve.seed(&[(1, us(5000)), (2, us(14_000))]);
+        while curve.probe().is_none() {
+            curve.observe(1, us(5000));
+        }
+        let limit = |n_ready, slots, ms: u64, is_crowded| {
+            curve.limit(n_ready, slots, us(1000 * ms), is_crowded)
+        };
+        assert_eq!(limit(3, 1, 1000, false), (2, true));
+        assert_eq!(limit(2, 1, 1000, false), (1, false), "no line");
+        assert_eq!(
+            limit(3, 2, 1000, false),
+            (1, false),
+            "none for the other slot"
+        );
+        assert_eq!(limit(4, 2, 1000, false), (2, true));
+        assert_eq!(limit(4, 2, 100, false), (1, false), "too little time");
+        assert_eq!(
+            limit(4, 2, 1000, true),
+            (1, false),
+            "too dear while refusing"
+        );
     }
 
     #[test]

@@ -294,7 +294,8 @@ impl Revision {
         verdict
     }
 
-    fn judge(
+    /// Says what would become of an offer.
+    pub(crate) fn judge(
         &self,
         now: Time,
         offer: &Offer,
@@ -414,6 +415,11 @@ impl Revision {
     pub(crate) fn is_crowded(&self, now: Time) -> bool {
         self.refused
             .is_some_and(|refused| now.saturating_since(refused) < STRICT)
+    }
+
+    /// Whether there is no room for another interactive entry.
+    pub(crate) fn is_full(&self) -> bool {
+        self.interactive.entries >= self.limits.queue_entries
     }
 
     /// Predicts when, over all slots, the runs that were named will have ended.

@@ -20,11 +20,11 @@ use std::time::Duration;
 use crate::device::Device;
 use crate::entry::{Account, Entry, Place};
 use crate::replica::{Replica, Up};
-use crate::revision::Revision;
+use crate::revision::{Promise, Refusal, Revision};
 use crate::slab::Slab;
 use crate::{
-    Action, Answered, Bucket, Class, DeviceId, DeviceLimits, Key, Offer, Refused, RefusedReason,
-    ReplicaCredits, ReplicaId, RevisionId, RevisionLimits, Time,
+    Action, Answered, Bucket, Class, Cost, DeviceId, DeviceLimits, Key, Offer, Refused,
+    RefusedReason, ReplicaCredits, ReplicaId, RevisionId, RevisionLimits, Staging, Time,
 };
 
 /// Decides for all revisions which entry goes where and when. See the crate's documentation.
@@ -130,6 +130,41 @@ impl<E: Clone> Scheduler<E> {
         self.settle(revision);
     }
 
+    /// Says whether the least of entries would be refused for want of time or room, before anything
+    /// is known of it but its deadline: then it need not be read. That counts as an offer that was
+    /// refused. Costs next to nothing where nobody was refused a moment ago.
+    pub fn turn_away(
+        &mut self,
+        now: Time,
+        revision: RevisionId,
+        deadline: Time,
+    ) -> Option<(RefusedReason, Duration)> {
+        self.advance(now);
+        let asked = self.revisions.get(revision.0)?;
+        if !asked.is_crowded(self.now) && !asked.is_full() {
+            return None;
+        }
+        let least = Offer {
+            deadline,
+            cost: Cost {
+                items: 1,
+                ..Cost::default()
+            },
+            // Of a bucket that is not known the one that ran last is thought.
+            staging: Staging::Inline(Bucket::default()),
+            class: Class::Interactive,
+        };
+        let (start, others) = (
+            self.predicted_start(revision),
+            self.owed_to_others(revision),
+        );
+        asked
+            .judge(self.now, &least, self.n_arrivals, start, others)
+            .err()?;
+        self.n_arrivals += 1;
+        self.admit(revision, &least).err()
+    }
+
     /// Offers an entry. Its key names it until it is answered, cancelled, expired or failed.
     ///
     /// # Errors
@@ -144,49 +179,22 @@ impl<E: Clone> Scheduler<E> {
         self.advance(now);
         let now = self.now;
         self.n_arrivals += 1;
-        let (start, others) = (
-            self.predicted_start(revision),
-            self.owed_to_others(revision),
-        );
-        let refused = |reason, retry_after, entry| Refused {
-            entry,
-            reason,
-            retry_after,
-        };
-        let Some(offered) = self.revisions.get_mut(revision.0) else {
-            return Err(refused(RefusedReason::Retired, Duration::ZERO, entry));
-        };
-        let admission = offered.admit(now, &offer, self.n_arrivals, start, others);
-        let is_served = !matches!(
-            admission,
-            Err((
-                RefusedReason::Retired | RefusedReason::Unavailable | RefusedReason::DeadlinePassed,
-                _
-            ))
-        );
-        if is_served {
-            // Refused demand is demand.
-            if offer.class == Class::Interactive {
-                offered.interactive_seen = Some(now);
-            }
-            if let Some(work) = offered
-                .curves
-                .work(offer.staging.bucket(), offer.cost.items)
-            {
-                offered.demand.add(now, work);
-            }
-            offered.n_wanted = offered.n_wanted.max(1);
-            offered.idle_since = now;
-        }
-        let promise = match admission {
+        let promise = match self.admit(revision, &offer) {
             Ok(promise) => promise,
             Err((reason, retry_after)) => {
-                if is_served {
-                    self.launch_wanted(revision);
-                    self.keep_scaled(revision);
-                }
-                return Err(refused(reason, retry_after, entry));
+                return Err(Refused {
+                    entry,
+                    reason,
+                    retry_after,
+                });
             }
+        };
+        let Some(offered) = self.revisions.get_mut(revision.0) else {
+            return Err(Refused {
+                entry,
+                reason: RefusedReason::Retired,
+                retry_after: Duration::ZERO,
+            });
         };
 
         let mut entry = Entry::new(now, revision, offer, self.n_arrivals, entry);
@@ -212,6 +220,44 @@ impl<E: Clone> Scheduler<E> {
             self.settle(revision);
         }
         Ok(rank.key)
+    }
+
+    /// Judges an offer, and takes note of the demand whatever the verdict: what is refused is wanted.
+    fn admit(&mut self, revision: RevisionId, offer: &Offer) -> Result<Promise, Refusal> {
+        let now = self.now;
+        let (start, others) = (
+            self.predicted_start(revision),
+            self.owed_to_others(revision),
+        );
+        let Some(offered) = self.revisions.get_mut(revision.0) else {
+            return Err((RefusedReason::Retired, Duration::ZERO));
+        };
+        let admission = offered.admit(now, offer, self.n_arrivals, start, others);
+        let is_served = !matches!(
+            admission,
+            Err((
+                RefusedReason::Retired | RefusedReason::Unavailable | RefusedReason::DeadlinePassed,
+                _
+            ))
+        );
+        if is_served {
+            if offer.class == Class::Interactive {
+                offered.interactive_seen = Some(now);
+            }
+            if let Some(work) = offered
+                .curves
+                .work(offer.staging.bucket(), offer.cost.items)
+            {
+                offered.demand.add(now, work);
+            }
+            offered.n_wanted = offered.n_wanted.max(1);
+            offered.idle_since = now;
+        }
+        if is_served && admission.is_err() {
+            self.launch_wanted(revision);
+            self.keep_scaled(revision);
+        }
+        admission
     }
 
     /// Takes out an entry whose caller has left, and returns it if it was still there. Its place is

@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use gateway_scheduler::{
-    Action, Bucket, Class, DeviceId, DeviceLimits, FailReason, Key, Offer, Refused, RefusedReason,
+    Action, Bucket, Class, DeviceId, DeviceLimits, FailReason, Key, Offer, RefusedReason,
     ReplicaCredits, ReplicaId, RevisionId, RevisionLimits, RevisionSnapshot, Scheduler, Snapshot,
     Time,
 };
@@ -19,7 +19,7 @@ use tokio::sync::{Notify, mpsc, oneshot, watch};
 use workers_protocol::wire::{Answer, Credits};
 use workers_protocol::{Code, InferError};
 
-use crate::entry::{Entry, Outcome};
+use crate::entry::{Deadline, Entry, Outcome};
 use crate::metrics::Metrics;
 use crate::revision::Revision;
 
@@ -244,6 +244,26 @@ impl Dispatcher {
         self.turn(|scheduler, now| scheduler.retire_revision(now, revision));
     }
 
+    /// Refuses a request that has not been read, if the least of its kind would be refused: under
+    /// overload most are, and reading them would take the processor from those that are served.
+    ///
+    /// # Errors
+    /// As [`Dispatcher::offer`].
+    pub(crate) fn turn_away(
+        self: &Arc<Self>,
+        revision: &Revision,
+        deadline: Deadline,
+    ) -> Result<(), (InferError, Duration)> {
+        let due = self.time(deadline.at);
+        let refused = self.turn(|scheduler, now| scheduler.turn_away(now, revision.id, due));
+        match refused {
+            Some((reason, retry_after)) => {
+                Err((refusal(revision, deadline.after, reason), retry_after))
+            }
+            None => Ok(()),
+        }
+    }
+
     /// Offers an entry. Bulk is never refused for want of room: it waits to be asked for.
     ///
     /// # Errors
@@ -264,7 +284,7 @@ impl Dispatcher {
                 match self.turn(|scheduler, now| scheduler.offer(now, id, offer, entry)) {
                     Ok(key) => Place::Admitted(key),
                     Err(refused) => {
-                        let error = refusal(revision, deadline.after, &refused);
+                        let error = refusal(revision, deadline.after, refused.reason);
                         return Err((error, refused.retry_after));
                     }
                 }
@@ -557,7 +577,11 @@ impl State {
                     let _ = parked.key.set(key);
                 }
                 Err(refused) => {
-                    let error = refusal(&parked.revision, parked.entry.deadline.after, &refused);
+                    let error = refusal(
+                        &parked.revision,
+                        parked.entry.deadline.after,
+                        refused.reason,
+                    );
                     effects.push(Effect::Reply(refused.entry, error));
                 }
             }
@@ -626,10 +650,10 @@ impl Stop {
     }
 }
 
-fn refusal(revision: &Revision, after: Duration, refused: &Refused<Arc<Entry>>) -> InferError {
+fn refusal(revision: &Revision, after: Duration, reason: RefusedReason) -> InferError {
     let ms = after.as_millis();
     let name = &revision.name;
-    match refused.reason {
+    match reason {
         RefusedReason::QueueFull => InferError::new(
             Code::Overloaded,
             format!("the queue of model `{name}` is full"),

@@ -167,7 +167,8 @@ impl Revision {
         let Some(curve) = self.curves.of(bucket) else {
             return (1, BatchLimit::Probe);
         };
-        let (mut limit, mut why) = match curve.limit(n_ready, time, self.is_crowded(now)) {
+        let slots = u32::try_from(self.slots_each).unwrap_or(u32::MAX);
+        let (mut limit, mut why) = match curve.limit(n_ready, slots, time, self.is_crowded(now)) {
             (size, true) => (size, BatchLimit::Probe),
             (best, false) if best == max_batch => (best, BatchLimit::Max),
             (best, false) => (best, BatchLimit::Cost),

@@ -5,12 +5,14 @@ use std::time::Duration;
 use axum::body::Body;
 use bytes::{Bytes, BytesMut};
 use futures_util::StreamExt as _;
+use gateway_scheduler::Class;
 use http::{HeaderMap, StatusCode, header};
 use workers_protocol::InferError;
 
-use super::{ApiError, Front};
+use super::{ApiError, Front, Terms};
 use crate::budget::Reservation;
 use crate::entry::Deadline;
+use crate::revision::Revision;
 
 /// Room for a body of unknown length grows by doubling, from this.
 const FIRST_ROOM: usize = 64 << 10;
@@ -65,6 +67,28 @@ impl Front {
             linger(frames);
         }
         result.map(|body| (body, reading.reservation))
+    }
+}
+
+impl Front {
+    /// Gives the body back, unless the least of requests would be refused now: then this one is not
+    /// read to find that out.
+    ///
+    /// # Errors
+    /// 429 or 503, with when to try again.
+    pub(super) fn turn_away(
+        &self,
+        revision: &Revision,
+        terms: &Terms,
+        body: Body,
+    ) -> Result<Body, ApiError> {
+        if terms.class == Class::Bulk {
+            return Ok(body);
+        }
+        match self.dispatcher.turn_away(revision, terms.deadline) {
+            Ok(()) => Ok(body),
+            Err((error, retry_after)) => Err(refuse(body, error).retry_after(retry_after)),
+        }
     }
 }
 

@@ -61,6 +61,7 @@ impl Front {
     ) -> Result<Response, ApiError> {
         let terms = self.terms(headers, revision, trace.map(|Extension(trace)| trace))?;
         let json_bytes = json_bytes(headers)?;
+        let body = self.turn_away(revision, &terms, body)?;
         let (body, mut reservation) = self.read(headers, body, terms.deadline).await?;
 
         let mut request = for_bytes(json_bytes.unwrap_or(body.len()), || {

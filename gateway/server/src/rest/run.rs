@@ -115,6 +115,7 @@ pub(super) async fn run(
     if let Some(service) = &asked.service {
         service.count(Call::Sync);
     }
+    let body = front.turn_away(&asked.revision, &asked.terms, body)?;
     let (body, reservation) = front.read(&headers, body, asked.terms.deadline).await?;
     front.run(asked, body, reservation).await
 }

@@ -37,6 +37,12 @@ fn seeded(max_batch: u32, points: &[(u32, u64)]) -> (Fixture, ReplicaId) {
     (f, replica)
 }
 
+fn late(predicted_ms: u64) -> RefusedReason {
+    RefusedReason::Late {
+        predicted: Duration::from_millis(predicted_ms),
+    }
+}
+
 impl Fixture {
     fn offer_at(&mut self, now: Time, deadline: Time) -> Result<Key, RefusedReason> {
         self.try_offer(now, deadline, ONE, INLINE, 'e')
@@ -319,6 +325,55 @@ fn what_waits_through_a_cold_start_is_counted_once_a_run_is_measured() {
         f.offer_at(s(2), s(11)),
         Err(RefusedReason::Late { predicted })
     );
+}
+
+#[test]
+fn under_overload_a_request_is_turned_away_unread_exactly_where_the_least_would_be_refused() {
+    let (mut f, replica) = seeded(1, &[(1, 10)]);
+    f.offer_at(ms(0), ms(100)).unwrap();
+    f.offer_at(ms(0), ms(100)).unwrap();
+    let turn_away =
+        |f: &mut Fixture, now, deadline| f.scheduler.turn_away(now, f.revision, deadline);
+    assert_eq!(
+        turn_away(&mut f, ms(0), ms(15)),
+        None,
+        "nobody was refused: it is worth reading"
+    );
+    assert!(f.offer_at(ms(0), ms(15)).is_err());
+    assert_eq!(f.counters().offered, 3);
+
+    let turned_away = turn_away(&mut f, ms(0), ms(15));
+    assert_eq!(turned_away, Some((late(20), Duration::from_millis(10))));
+    let refused = f.offer_at(ms(0), ms(15)).unwrap_err();
+    assert_eq!(refused, late(20), "it is the same");
+    assert_eq!(turn_away(&mut f, ms(0), ms(100)), None);
+    let counters = f.counters();
+    assert_eq!(
+        (counters.offered, counters.refused.late),
+        (5, 3),
+        "counted once"
+    );
+
+    f.freed(ms(10), replica);
+    f.freed(ms(20), replica);
+    assert_eq!(
+        turn_away(&mut f, ms(2000), ms(2001)),
+        None,
+        "that is long ago"
+    );
+}
+
+#[test]
+fn a_full_queue_turns_away_unread() {
+    let mut f = with_limits(RevisionLimits {
+        min_scale: 1,
+        queue_entries: 1,
+        ..RevisionLimits::default()
+    });
+    f.seed(&[(1, 10)]);
+    f.offer_at(ms(0), s(10)).unwrap();
+    let turned_away = f.scheduler.turn_away(ms(0), f.revision, s(10));
+    assert_eq!(turned_away.unwrap().0, RefusedReason::QueueFull);
 }
 
 // === The hopeless ===
