@@ -313,14 +313,23 @@ impl CredentialOptions {
     /// Returns whom to let in, if there is a password.
     ///
     /// # Errors
-    /// When the file can't be read, the password is no password, or only the name is given; a
-    /// sentence without the password.
+    /// As [`CredentialOptions::pair`], and when no client could send them.
     pub(crate) fn administrator(&self) -> anyhow::Result<Option<Administrator>> {
+        let pair = self.pair()?;
+        pair.map(|(username, password)| Administrator::new(username, &password))
+            .transpose()
+    }
+
+    /// Returns name and password, if there is a password.
+    ///
+    /// # Errors
+    /// When the file can't be read, or only the name is given; a sentence without the password.
+    pub(crate) fn pair(&self) -> anyhow::Result<Option<(&str, Secret)>> {
         let from_file = |path: &PathBuf| {
             read_password(path).with_context(|| format!("--password-file {}", path.display()))
         };
         let from_file = self.password_file.as_ref().map(from_file).transpose()?;
-        let Some(password) = from_file.as_ref().or(self.password.as_ref()) else {
+        let Some(password) = from_file.or_else(|| self.password.clone()) else {
             anyhow::ensure!(
                 self.username.is_none(),
                 "OSCAR_USERNAME is set and OSCAR_PASSWORD is not: set both, or neither"
@@ -328,7 +337,7 @@ impl CredentialOptions {
             return Ok(None);
         };
         let username = self.username.as_deref().unwrap_or("admin");
-        Administrator::new(username, password).map(Some)
+        Ok(Some((username, password)))
     }
 }
 

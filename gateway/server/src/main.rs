@@ -3,6 +3,7 @@
 mod auth;
 mod budget;
 mod catalog;
+mod cli;
 mod config;
 mod data;
 mod dispatcher;
@@ -22,11 +23,12 @@ mod routes;
 mod serve;
 mod server;
 mod shared_memory;
+mod terminal;
 mod timeline;
 mod tls;
 mod trace;
 
-use std::io::{IsTerminal as _, Write as _};
+use std::io::IsTerminal as _;
 use std::process::ExitCode;
 
 use clap::{CommandFactory as _, Parser, Subcommand};
@@ -36,7 +38,7 @@ use tracing_subscriber::EnvFilter;
 
 /// Keeps models warm: an inference serving gateway
 #[derive(Parser)]
-#[command(version)]
+#[command(version, after_help = cli::EXIT_STATUS)]
 struct Cli {
     #[command(subcommand)]
     command: Command,
@@ -46,9 +48,11 @@ struct Cli {
 enum Command {
     /// Serve the models of a store
     Serve(Box<config::ServeOptions>),
-    /// Add models to a store, and list them
+    /// Add models to a store on this machine, and list them; no gateway is asked
     #[command(subcommand)]
     Model(model::ModelCommand),
+    #[command(flatten)]
+    Client(cli::ClientCommand),
     /// Print what completes these commands in a shell
     Completions {
         /// For which shell
@@ -67,13 +71,14 @@ fn main() -> ExitCode {
             log(LogFormat::Text);
             run(model::run(command))
         }
+        Command::Client(command) => cli::run(command),
         Command::Completions { shell } => complete(shell),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             complain(&error);
-            ExitCode::FAILURE
+            cli::exit_code(&error)
         }
     }
 }
@@ -96,7 +101,7 @@ fn complete(shell: Shell) -> anyhow::Result<()> {
     // Into memory first: the library panics where it can't write.
     let mut script = Vec::new();
     clap_complete::generate(shell, &mut Cli::command(), "hearth", &mut script);
-    Ok(std::io::stdout().write_all(&script)?)
+    Ok(terminal::write(&script)?)
 }
 
 #[expect(clippy::print_stderr, reason = "the command line's own errors")]

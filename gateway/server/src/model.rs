@@ -11,6 +11,7 @@ use model_store::{Cache, CachedVersion, ModelName, ModelReference, Store, Stored
 
 use crate::config::WorkerOptions;
 use crate::launcher;
+use crate::terminal::{Table, print};
 
 #[derive(Subcommand)]
 pub(crate) enum ModelCommand {
@@ -73,11 +74,6 @@ pub(crate) async fn run(command: ModelCommand) -> anyhow::Result<()> {
     }
 }
 
-#[expect(clippy::print_stdout, reason = "the command's answer")]
-fn say(line: &str) {
-    println!("{line}");
-}
-
 // === add ===
 
 /// Checks the folder as a gateway would, in a cache that is thrown away, and copies it into the
@@ -106,9 +102,9 @@ async fn add_version(store: &Store, folder: &Path, options: &AddOptions) -> anyh
     let staged = store.stage(folder, options.name.clone(), options.version)?;
     let reference = format!("{}:{}", staged.name, staged.version);
     if staged.is_present() {
-        say(&format!(
+        print(&format!(
             "{reference} is there already, with the same files"
-        ));
+        ))?;
         return Ok(());
     }
     let scratch = tempfile::tempdir()?;
@@ -119,12 +115,12 @@ async fn add_version(store: &Store, folder: &Path, options: &AddOptions) -> anyh
         .with_context(|| format!("{reference} can't be served"))?;
     let published = staged.publish()?;
     for note in &model.spec.notes {
-        say(&format!("note: {note}"));
+        print(&format!("note: {note}"))?;
     }
-    say(&format!(
+    print(&format!(
         "added {reference} at {}",
         published.path.display()
-    ));
+    ))?;
     Ok(())
 }
 
@@ -205,27 +201,17 @@ fn list(options: &ListOptions) -> anyhow::Result<()> {
             ]
         })
         .collect();
-    let header = ["NAME", "VERSION", "ENGINE", "TASK"].map(str::to_owned);
-    let width = |column: usize| {
-        std::iter::once(&header)
-            .chain(&rows)
-            .map(|row| row[column].chars().count())
-            .max()
-            .unwrap_or(0)
-    };
-    let widths = [width(0), width(1), width(2)];
-    for [name, version, engine, task] in std::iter::once(&header).chain(&rows) {
-        say(&format!(
-            "{name:0$}  {version:1$}  {engine:2$}  {task}",
-            widths[0], widths[1], widths[2]
-        ));
+    let mut table = Table::new(["NAME", "VERSION", "ENGINE", "TASK"]);
+    for row in rows {
+        table.row(row);
     }
+    table.print()?;
     for skipped in scan.skipped {
-        say(&format!(
+        print(&format!(
             "skipped {}: {}",
             skipped.path.display(),
             skipped.reason
-        ));
+        ))?;
     }
     Ok(())
 }
@@ -286,16 +272,16 @@ fn import(options: &ImportOptions) -> anyhow::Result<()> {
     }
     let place = options.folder.join(name);
     file.persist(&place)?;
-    say(&format!(
+    print(&format!(
         "fetched {} ({bytes} bytes, sha256 {digest})",
         place.display()
-    ));
+    ))?;
     if !options.folder.join("model.yaml").exists() {
-        say(&format!(
+        print(&format!(
             "next: write {}/model.yaml (`engine: onnx` is enough for tensors), then `hearth model add {}`",
             options.folder.display(),
             options.folder.display()
-        ));
+        ))?;
     }
     Ok(())
 }

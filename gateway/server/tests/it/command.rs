@@ -36,7 +36,7 @@ fn add(folder: &TempDir, store: &TempDir, more: &[&str]) -> Output {
 }
 
 #[track_caller]
-fn said(output: &Output) -> String {
+pub(crate) fn said(output: &Output) -> String {
     let complaint = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{complaint}");
     String::from_utf8(output.stdout.clone()).unwrap()
@@ -173,7 +173,7 @@ fn versions_are_listed() {
 }
 
 /// Answers every request with these bytes, for as long as the test runs.
-fn serve(answer: &'static str) -> SocketAddr {
+pub(crate) fn serve(answer: &'static str) -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
     std::thread::spawn(move || {
@@ -286,4 +286,6 @@ fn a_shell_completes_commands_and_options() {
     assert_eq!(complete("hearth mo"), "model");
     assert_eq!(complete("hearth model imp"), "import");
     assert_eq!(complete("hearth serve --tls-c"), "--tls-cert");
+    assert_eq!(complete("hearth logs rem"), "remove");
+    assert_eq!(complete("hearth apply --end"), "--endpoint");
 }

@@ -123,13 +123,22 @@ pub(crate) fn command() -> Command {
 
 /// Runs a command to its end, which has to come, and returns what it said.
 pub(crate) fn finish(command: &mut Command) -> Output {
-    finish_within(PATIENCE, command)
+    finish_reading(Stdio::null(), PATIENCE, command)
 }
 
 /// Runs a command that may take so long to its end, and returns what it said.
 pub(crate) fn finish_within(patience: Duration, command: &mut Command) -> Output {
+    finish_reading(Stdio::null(), patience, command)
+}
+
+/// The same, of a command that reads.
+pub(crate) fn finish_reading(
+    input: impl Into<Stdio>,
+    patience: Duration,
+    command: &mut Command,
+) -> Output {
     let process = command
-        .stdin(Stdio::null())
+        .stdin(input)
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .spawn()

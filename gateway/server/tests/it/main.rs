@@ -23,6 +23,7 @@ mod queue;
 mod refusals;
 mod run;
 mod scheduling;
+mod shell;
 mod spare;
 mod store;
 mod tensors;

@@ -20,13 +20,13 @@ use workers_protocol::transport;
 use crate::hearth::{Hearth, PATIENCE, Store, agent, command, eventually, finish};
 
 /// A certificate for this machine, and the root that it leads to.
-struct Issued {
-    root: String,
+pub(crate) struct Issued {
+    pub(crate) root: String,
     certificate: String,
     key: String,
 }
 
-fn issue() -> Issued {
+pub(crate) fn issue() -> Issued {
     let root_key = KeyPair::generate().unwrap();
     let mut params = CertificateParams::new(Vec::new()).unwrap();
     params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
@@ -44,7 +44,7 @@ fn issue() -> Issued {
 }
 
 impl Issued {
-    fn write(&self, folder: &Path) {
+    pub(crate) fn write(&self, folder: &Path) {
         fs::write(folder.join("cert.pem"), &self.certificate).unwrap();
         fs::write(folder.join("key.pem"), &self.key).unwrap();
     }
