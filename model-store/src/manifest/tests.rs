@@ -181,6 +181,7 @@ fn manifests_that_are_right_pass() {
         "engine: onnx",
         "engine: onnx\ntask: image-classification",
         "engine: onnx\ntask: object-detection\noutput: { head: yolov8 }",
+        "engine: onnx\noutput: { labels: [cat, dog] }",
         "task: face-mask-detection\nstages: [{ model: centerface }, { model: mask:2 }]",
         "engine: onnx\nfile: sub/model.onnx\ntimeout_ms: 1",
         "engine: onnx\ninputs: [{ name: a, shape: [], batch_axis: -1 }, { name: b }]",

@@ -8,7 +8,9 @@
 
 mod answer;
 mod classes;
+mod cut;
 mod data;
+mod decimal;
 mod json;
 mod message;
 mod parameters;
@@ -103,8 +105,10 @@ impl InferRequest {
             )));
         };
         let mut shape = input.shape.clone();
-        if let Some(items) = input.batch_axis.and_then(|axis| shape.get_mut(axis)) {
-            *items = (*items).abs();
+        if let Some(items) = input.batch_axis.and_then(|axis| shape.get_mut(axis))
+            && *items < 0
+        {
+            *items = 1;
         }
         let n_free = shape.iter().filter(|&&length| length < 0).count();
         let fixed: Option<i64> = shape

@@ -2,14 +2,12 @@
 //!
 //! Hot path: one pass over the text, one allocation for all elements.
 
-use std::str::FromStr;
-
 use bytes::Bytes;
 use model_store::DataType;
 use serde::ser::SerializeSeq as _;
 use serde::{Serialize, Serializer};
-use serde_json::value::RawValue;
 
+use super::decimal::{Decimal, Element};
 use super::parameters::clipped;
 use crate::Tensor;
 
@@ -23,8 +21,8 @@ pub(super) enum DataError {
 }
 
 /// Returns how many bytes [`parse`] may take for these elements.
-pub(super) fn parsed_bytes(json: &RawValue, datatype: DataType, elements: usize) -> usize {
-    let text = json.get().len();
+pub(super) fn parsed_bytes(json: &[u8], datatype: DataType, elements: usize) -> usize {
+    let text = json.len();
     match datatype.element_bytes() {
         // Each element has a digit and a comma at least, so no more are believed than the text can hold.
         Some(element_bytes) => elements.min(text / 2 + 1).saturating_mul(element_bytes),
@@ -36,13 +34,15 @@ pub(super) fn parsed_bytes(json: &RawValue, datatype: DataType, elements: usize)
 /// Parses an array of elements of a datatype: flat, or nested as the shape is, whose product
 /// `elements` is.
 pub(super) fn parse(
-    json: &RawValue,
+    json: &[u8],
     datatype: DataType,
     shape: &[i64],
     elements: usize,
 ) -> Result<Bytes, DataError> {
+    let text = str::from_utf8(json)
+        .map_err(|error| DataError::Element(format!("it is not UTF-8: {error}")))?;
     let mut parser = Parser {
-        text: json.get(),
+        text,
         at: 0,
         datatype,
         bytes: Vec::with_capacity(parsed_bytes(json, datatype, elements)),
@@ -60,44 +60,31 @@ pub(super) fn parse(
             )));
         }
     };
-    macro_rules! integers {
-        ($integer:ty) => {
-            parser.rows(dimensions, |parser| {
-                parser.number(|number: $integer| Some(number.to_le_bytes()))
-            })
-        };
-    }
-    macro_rules! floats {
-        ($float:ty) => {
-            // Written digits that are too many become infinite.
-            parser.rows(dimensions, |parser| {
-                parser.number(|number: $float| number.is_finite().then(|| number.to_le_bytes()))
-            })
-        };
-    }
     match datatype {
         DataType::Bool => parser.rows(dimensions, Parser::boolean),
-        DataType::Uint8 => integers!(u8),
-        DataType::Uint16 => integers!(u16),
-        DataType::Uint32 => integers!(u32),
-        DataType::Uint64 => integers!(u64),
-        DataType::Int8 => integers!(i8),
-        DataType::Int16 => integers!(i16),
-        DataType::Int32 => integers!(i32),
-        DataType::Int64 => integers!(i64),
-        DataType::Fp32 => floats!(f32),
-        DataType::Fp64 => floats!(f64),
+        DataType::Uint8 => parser.rows(dimensions, |parser| parser.number(u8::to_le_bytes)),
+        DataType::Uint16 => parser.rows(dimensions, |parser| parser.number(u16::to_le_bytes)),
+        DataType::Uint32 => parser.rows(dimensions, |parser| parser.number(u32::to_le_bytes)),
+        DataType::Uint64 => parser.rows(dimensions, |parser| parser.number(u64::to_le_bytes)),
+        DataType::Int8 => parser.rows(dimensions, |parser| parser.number(i8::to_le_bytes)),
+        DataType::Int16 => parser.rows(dimensions, |parser| parser.number(i16::to_le_bytes)),
+        DataType::Int32 => parser.rows(dimensions, |parser| parser.number(i32::to_le_bytes)),
+        DataType::Int64 => parser.rows(dimensions, |parser| parser.number(i64::to_le_bytes)),
+        DataType::Fp32 => parser.rows(dimensions, |parser| parser.number(f32::to_le_bytes)),
+        DataType::Fp64 => parser.rows(dimensions, |parser| parser.number(f64::to_le_bytes)),
         DataType::Bytes => parser.rows(dimensions, Parser::string),
         DataType::Fp16 | DataType::Bf16 => Err(DataError::Element(format!(
             "{datatype} has no JSON form, send it as binary data"
         ))),
     }?;
+    if parser.next() != 0 {
+        return Err(DataError::Element("something follows the list".to_owned()));
+    }
     parser.bytes.shrink_to_fit();
     Ok(parser.bytes.into())
 }
 
-/// Reads one well-formed JSON value, which what is in a `RawValue` is: brackets match, and between
-/// values there are commas.
+/// Reads one JSON value (RFC 8259), of which nothing is known yet.
 struct Parser<'a> {
     text: &'a str,
     at: usize,
@@ -114,15 +101,15 @@ impl<'a> Parser<'a> {
     }
 
     /// Returns the byte that comes next, white space skipped; 0 at the end.
+    #[inline]
     fn next(&mut self) -> u8 {
-        let rest = self.text.as_bytes().get(self.at..).unwrap_or_default();
-        for &byte in rest {
-            if !matches!(byte, b' ' | b'\n' | b'\r' | b'\t') {
-                return byte;
+        loop {
+            match self.text.as_bytes().get(self.at) {
+                Some(b' ' | b'\n' | b'\r' | b'\t') => self.at += 1,
+                Some(&byte) => return byte,
+                None => return 0,
             }
-            self.at += 1;
         }
-        0
     }
 
     /// Reads lists within lists, as many of as many as the dimensions say, down to elements.
@@ -131,31 +118,49 @@ impl<'a> Parser<'a> {
         dimensions: &[i64],
         element: impl Fn(&mut Self) -> Result<(), DataError> + Copy,
     ) -> Result<(), DataError> {
-        let [expected, inner @ ..] = dimensions else {
-            return element(self);
-        };
+        match dimensions {
+            [] => {
+                self.next();
+                element(self)
+            }
+            [length] => self.list(*length, element),
+            [length, inner @ ..] => self.list(*length, |parser| parser.rows(inner, element)),
+        }
+    }
+
+    fn list(
+        &mut self,
+        expected: i64,
+        mut element: impl FnMut(&mut Self) -> Result<(), DataError>,
+    ) -> Result<(), DataError> {
         if self.next() != b'[' {
             let (_, got) = self.peek();
+            let got = clipped(got);
             return Err(DataError::Shape(format!(
                 "expected a list of {expected}, got {got}"
             )));
         }
         self.at += 1;
         let mut count = 0;
-        while self.next() != b']' {
-            if count == *expected {
-                return Err(DataError::Shape(format!(
-                    "expected a list of {expected}, got more"
-                )));
-            }
-            self.rows(inner, element)?;
-            count += 1;
-            if self.next() == b',' {
-                self.at += 1;
+        if self.next() != b']' {
+            loop {
+                if count == expected {
+                    return Err(DataError::Shape(format!(
+                        "expected a list of {expected}, got more"
+                    )));
+                }
+                self.next();
+                element(self)?;
+                count += 1;
+                match self.next() {
+                    b',' => self.at += 1,
+                    b']' => break,
+                    _ => return Err(self.unexpected()),
+                }
             }
         }
         self.at += 1;
-        if count < *expected {
+        if count < expected {
             return Err(DataError::Shape(format!(
                 "expected a list of {expected}, got {count}"
             )));
@@ -179,16 +184,19 @@ impl<'a> Parser<'a> {
         }
     }
 
-    fn number<N: FromStr, const B: usize>(
+    #[inline]
+    fn number<N: Element, const B: usize>(
         &mut self,
-        bytes: impl Fn(N) -> Option<[u8; B]>,
+        bytes: impl Fn(N) -> [u8; B],
     ) -> Result<(), DataError> {
-        let (end, token) = self.peek();
-        let Some(bytes) = token.parse().ok().and_then(bytes) else {
+        let rest = self.text.get(self.at..).unwrap_or_default();
+        let Some((decimal, element)) =
+            Decimal::read(rest).and_then(|decimal| Some((decimal, N::of(decimal)?)))
+        else {
             return Err(self.unexpected());
         };
-        self.bytes.extend_from_slice(&bytes);
-        self.at = end;
+        self.bytes.extend_from_slice(&bytes(element));
+        self.at += decimal.text.len();
         Ok(())
     }
 
@@ -208,21 +216,27 @@ impl<'a> Parser<'a> {
             return Err(self.unexpected());
         }
         let text = self.text.get(self.at + 1..).unwrap_or_default();
-        let special = text.bytes().position(|byte| matches!(byte, b'"' | b'\\'));
+        let special = text
+            .bytes()
+            .position(|byte| matches!(byte, b'"' | b'\\' | ..0x20));
         let special = special.unwrap_or(text.len());
         if text.as_bytes().get(special) == Some(&b'"') {
             self.push(text.get(..special).unwrap_or_default())?;
             self.at += special + 2;
             return Ok(());
         }
-        // With escapes: the end is the first quote that is not one.
+        // With escapes, or what no string may hold: the end is the first quote that is not escaped.
         let mut is_escaped = false;
         let length = text.bytes().position(|byte| {
             let is_end = byte == b'"' && !is_escaped;
             is_escaped = byte == b'\\' && !is_escaped;
             is_end
         });
-        let end = self.at + 2 + length.unwrap_or(text.len());
+        let end = self.at
+            + 2
+            + length
+                .unwrap_or(text.len())
+                .min(text.len().saturating_sub(1));
         let literal = self.text.get(self.at..end).unwrap_or_default();
         let string: String = serde_json::from_str(literal)
             .map_err(|error| DataError::Element(format!("a string can't be read: {error}")))?;

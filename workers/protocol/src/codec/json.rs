@@ -13,6 +13,7 @@ use serde::de::value::MapAccessDeserializer;
 use serde::de::{Error as _, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde_json::value::RawValue;
 
+use super::cut::Cut;
 use super::data::{self, DataError};
 use super::parameters::{OfInput, OfOutput, OfRequest, Parameters};
 use super::{InferRequest, MAX_TENSORS, RequestedOutput, SharedRange, datatype};
@@ -130,8 +131,9 @@ impl InferRequest {
         if json.is_empty() {
             return Self::raw(body, target, reserve);
         }
+        let cut = Cut::of(json);
         let Object::<RequestJson<'_>>(request) =
-            serde_json::from_slice(json).map_err(|error| unparsed(json, &error))?;
+            serde_json::from_slice(&cut.rest).map_err(|error| unparsed(json, error))?;
         let own = OfRequest::read(&request.parameters)?;
         let inputs = request.inputs.ok_or_else(|| {
             InferError::invalid(
@@ -142,7 +144,7 @@ impl InferRequest {
         let mut tensors = Vec::with_capacity(inputs.0.len());
         let mut shared_inputs = Vec::new();
         for Object(input) in inputs.0 {
-            let (tensor, shared) = input.read(target, &mut binary, &mut reserve)?;
+            let (tensor, shared) = input.read(&cut, target, &mut binary, &mut reserve)?;
             if let Some(shared) = shared {
                 shared_inputs.push((tensors.len(), shared));
             }
@@ -180,8 +182,11 @@ impl InferRequest {
     }
 }
 
-/// Says what is wrong with a request's JSON. Only then it is read with a note of where one is.
-fn unparsed(json: &[u8], error: &serde_json::Error) -> InferError {
+/// Says what is wrong with a request's JSON, and where. Only then it is read as it came, and with a
+/// note of where one is.
+fn unparsed(json: &[u8], error: serde_json::Error) -> InferError {
+    let as_it_came = serde_json::from_slice::<Object<RequestJson<'_>>>(json);
+    let error = as_it_came.err().unwrap_or(error);
     if !error.is_data() {
         return InferError::invalid(format!("failed to parse the request JSON buffer: {error}"));
     }
@@ -198,6 +203,7 @@ impl InputJson<'_> {
     /// Returns the tensor, or one without data and where they lie.
     fn read(
         self,
+        cut: &Cut<'_>,
         target: Target<'_>,
         binary: &mut Bytes,
         reserve: &mut impl FnMut(u64) -> Result<(), InferError>,
@@ -217,6 +223,7 @@ impl InputJson<'_> {
         let elements = tensor.elements()?;
         match (parameters.binary_data_size, parameters.shared, self.data) {
             (None, None, Some(json)) => {
+                let json = cut.text(json);
                 reserve(data::parsed_bytes(json, tensor.datatype, elements) as u64)?;
                 let parsed = data::parse(json, tensor.datatype, &tensor.shape, elements);
                 tensor.data = parsed.map_err(|error| {

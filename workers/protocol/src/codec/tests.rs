@@ -142,6 +142,63 @@ fn data_are_as_many_as_the_shape_has_and_nested_like_it_or_not_at_all() {
 }
 
 #[test]
+fn data_that_are_no_json_are_refused() {
+    for data in [
+        "[1,]",
+        "[,1]",
+        "[1 2]",
+        "[1,,2]",
+        "[1,2",
+        "[1,2}",
+        "[1,2]]",
+        "[01,2]",
+        "[1.,2]",
+        "[.5,2]",
+        "[+1,2]",
+        "[1e,2]",
+        "[-,2]",
+        "[1,2x]",
+        "[1,NaN]",
+        "[1,Infinity]",
+        "[0x1,2]",
+        "[\u{a0}1,2]",
+    ] {
+        let error = parse(&of_x("[2]", "FP64", data)).unwrap_err();
+        assert_eq!(error.code, crate::Code::InvalidArgument, "{data}");
+    }
+    for data in [
+        "[\"a\", \"b]",
+        r#"["a\x", "b"]"#,
+        "[\"a\nb\", \"c\"]",
+        "[\"a\"\"b\"]",
+        r#"["a", "b\"#,
+        "[\"a\", 'b']",
+    ] {
+        let error = parse(&of_x("[2]", "BYTES", data)).unwrap_err();
+        assert_eq!(error.code, crate::Code::InvalidArgument, "{data}");
+    }
+    let mut not_utf8 = of_x("[1]", "BYTES", "[\"?\"]").into_bytes();
+    let at = not_utf8.iter().position(|&byte| byte == b'?').unwrap();
+    not_utf8[at] = 0xff;
+    let error = parse_with(&not_utf8.into(), None).unwrap_err();
+    assert!(error.message.contains("not UTF-8"), "{error}");
+}
+
+#[test]
+fn lists_are_found_whatever_is_beside_them() {
+    let request = parse(concat!(
+        r#"{"id":"\"data\":[1]","parameters":{"data":[7,[8]],"d":"data"},"#,
+        r#""inputs":[{"name":"data","shape":[1],"datatype":"INT8","data" : [ 5 ]},"#,
+        r#"{"d\u0061ta":[6],"name":"x","shape":[1],"datatype":"INT8"},"#,
+        r#"{"data":["]\"[","\\"],"name":"s","shape":[2],"datatype":"BYTES"}]}"#
+    ))
+    .unwrap();
+    let data: Vec<_> = request.inputs.iter().map(|input| &input.data[..]).collect();
+    assert_eq!(data, [&[5][..], &[6], b"\x03\0\0\0]\"[\x01\0\0\0\\"]);
+    assert_eq!(request.id.as_deref(), Some("\"data\":[1]"));
+}
+
+#[test]
 fn binary_tensors_are_taken_in_the_order_of_the_inputs() {
     let json = concat!(
         r#"{"parameters":{"binary_data_output":true},"#,
