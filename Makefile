@@ -81,11 +81,13 @@ INSTALL := PIP_ROOT_USER_ACTION=ignore $(PYTHON) -m pip install --quiet --disabl
 	--require-hashes --no-deps --only-binary=:all:
 OSCAR_PYTHON := oscar-python-1.3.3 oscar-python-2.2.0
 
-$(CLIENTS)/complete: $(PINS)/clients.txt $(OSCAR_PYTHON:%=$(PINS)/%.txt)
-	@echo "==> fetching the clients that the tests use (40 MB)"
+CLIENT_SETS := $(OSCAR_PYTHON) tritonclient
+
+$(CLIENTS)/complete: $(PINS)/clients.txt $(CLIENT_SETS:%=$(PINS)/%.txt)
+	@echo "==> fetching the clients that the tests use (90 MB)"
 	@rm -rf $(@D) $(@D).part
 	@$(INSTALL) --target $(@D).part/common --requirement $<
-	@for client in $(OSCAR_PYTHON); do \
+	@for client in $(CLIENT_SETS); do \
 		$(INSTALL) --target $(@D).part/$$client --requirement $(PINS)/$$client.txt || exit 1; done
 	@touch $(@D).part/complete
 	@mv $(@D).part $(@D)

@@ -130,6 +130,18 @@ impl<E: Clone> Scheduler<E> {
         self.settle(revision);
     }
 
+    /// Has a replica of a revision launched ahead of the first entry, unless there is one. It ends
+    /// after the idle window, as one that was used does.
+    pub fn start_revision(&mut self, now: Time, revision: RevisionId) {
+        self.advance(now);
+        let now = self.now;
+        if let Some(started) = self.revisions.get_mut(revision.0) {
+            started.n_wanted = started.n_wanted.max(1);
+            started.idle_since = now;
+        }
+        self.launch_wanted(revision);
+    }
+
     /// Says whether the least of entries would be refused for want of time or room, before anything
     /// is known of it but its deadline: then it need not be read. That counts as an offer that was
     /// refused. Costs next to nothing where nobody was refused a moment ago.

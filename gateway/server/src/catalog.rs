@@ -11,7 +11,7 @@ use model_store::{
     Cache, CachedVersion, Digest, Manifest, Measurement, ModelName, ModelReference, Settling,
     Store, StoreError, StoreEvent, StoredVersion, Taken, Version,
 };
-use tokio::sync::watch;
+use tokio::sync::{Mutex, watch};
 use workers_protocol::{Code, InferError};
 
 use crate::config::WorkerOptions;
@@ -41,6 +41,8 @@ pub(crate) struct Catalog {
     is_ready: watch::Sender<bool>,
     /// Told whenever what can be run has changed.
     changed: watch::Sender<()>,
+    /// Held by whoever takes versions in or out, so that nobody does both with one of them at a time.
+    taking: Mutex<()>,
 }
 
 /// A version of the store, and what became of it.
@@ -61,6 +63,8 @@ pub(crate) enum State {
     Refused(String),
     /// It could not be checked just now, and why; it is tried again.
     Failed(String),
+    /// Somebody had its model unloaded, and nobody had it loaded since.
+    Unloaded,
 }
 
 /// A version's files in the cache.
@@ -94,6 +98,7 @@ impl Catalog {
             models: RwLock::default(),
             is_ready: watch::Sender::new(false),
             changed: watch::Sender::new(()),
+            taking: Mutex::default(),
         }))
     }
 
@@ -136,11 +141,10 @@ impl Catalog {
 
     /// Returns what can be run.
     pub(crate) fn revisions(&self) -> Vec<Arc<Revision>> {
-        let revision = |listed: Listed| match listed.state {
-            State::Ready(revision) => Some(revision),
-            State::Refused(_) | State::Failed(_) => None,
-        };
-        self.all().into_iter().filter_map(revision).collect()
+        let listed = self.all().into_iter();
+        listed
+            .filter_map(|listed| Some(Arc::clone(listed.state.revision()?)))
+            .collect()
     }
 
     /// Returns what to run for a name: this version, or the latest that can be.
@@ -173,7 +177,8 @@ impl Catalog {
             };
             return Err(InferError::new(
                 Code::NotFound,
-                format!("no model `{name}`: {there}"),
+                // Triton's sentence, which its clients know.
+                format!("Request for unknown model: '{name}' is not found: {there}"),
             ));
         };
         if let Some(version) = version {
@@ -184,29 +189,25 @@ impl Catalog {
             return match listed.map(|listed| &listed.state) {
                 Some(State::Ready(revision)) => Ok(Arc::clone(revision)),
                 Some(State::Refused(reason) | State::Failed(reason)) => Err(refused(name, reason)),
+                Some(State::Unloaded) => Err(unloaded(name)),
                 None => {
                     let there: Vec<_> = versions.keys().map(ToString::to_string).collect();
                     let message = format!(
-                        "no version {version} of model `{name}`: there are {}",
+                        "Request for unknown model: '{name}' version {version} is not found: there are {}",
                         there.join(", ")
                     );
                     Err(InferError::new(Code::NotFound, message))
                 }
             };
         }
-        let latest = versions
-            .values()
-            .rev()
-            .find_map(|listed| match &listed.state {
-                State::Ready(revision) => Some(Arc::clone(revision)),
-                State::Refused(_) | State::Failed(_) => None,
-            });
-        latest.ok_or_else(
-            || match versions.values().next_back().map(|listed| &listed.state) {
+        let states = || versions.values().rev().map(|listed| &listed.state);
+        match states().find_map(State::revision) {
+            Some(latest) => Ok(Arc::clone(latest)),
+            None => Err(match states().next() {
                 Some(State::Refused(reason) | State::Failed(reason)) => refused(name, reason),
-                _ => InferError::new(Code::NotFound, format!("no model `{name}`")),
-            },
-        )
+                _ => unloaded(name),
+            }),
+        }
     }
 
     /// Returns the versions of a model and what became of each.
@@ -239,7 +240,7 @@ impl Catalog {
             .or_default()
             .insert(stored.version, listed);
         drop(models);
-        self.retire(replaced);
+        self.retire(replaced.map(|replaced| replaced.state));
         self.changed.send_replace(());
     }
 
@@ -250,7 +251,7 @@ impl Catalog {
             .and_then(|versions| versions.remove(&version));
         models.retain(|_, versions| !versions.is_empty());
         drop(models);
-        self.retire(removed);
+        self.retire(removed.map(|removed| removed.state));
         self.changed.send_replace(());
     }
 
@@ -265,15 +266,29 @@ impl Catalog {
     }
 
     /// What was served is served to the end for those who have it; nobody gets it any more.
-    fn retire(&self, listed: Option<Listed>) {
-        if let Some(Listed {
-            state: State::Ready(revision),
-            ..
-        }) = listed
-        {
+    fn retire(&self, state: Option<State>) {
+        if let Some(State::Ready(revision)) = state {
             self.dispatcher.retire_revision(revision.id);
         }
     }
+}
+
+impl State {
+    /// Returns what can be run.
+    pub(crate) const fn revision(&self) -> Option<&Arc<Revision>> {
+        match self {
+            Self::Ready(revision) => Some(revision),
+            Self::Refused(_) | Self::Failed(_) | Self::Unloaded => None,
+        }
+    }
+}
+
+fn unloaded(name: &str) -> InferError {
+    let message = format!(
+        "Request for unknown model: '{name}' has no available versions: it was unloaded, \
+         POST /v2/repository/models/{name}/load loads it again"
+    );
+    InferError::new(Code::Unavailable, message)
 }
 
 fn refused(name: &str, reason: &str) -> InferError {
@@ -281,6 +296,71 @@ fn refused(name: &str, reason: &str) -> InferError {
         Code::Unavailable,
         format!("model `{name}` can't be served: {reason}"),
     )
+}
+
+// === loading and unloading ===
+
+impl Catalog {
+    /// Takes in the versions of a model that can't be run, because it was unloaded, because it has
+    /// just come into the store, or because they could not be checked; and has a worker of the
+    /// latest started, which is not waited for. Changes nothing of what can be run already.
+    ///
+    /// # Errors
+    /// `NotFound` for what the store does not hold; `Unavailable` with the reason if no version can
+    /// be served.
+    pub(crate) async fn load(self: &Arc<Self>, name: &str) -> Result<(), InferError> {
+        let _taking = self.taking.lock().await;
+        let this = Arc::clone(self);
+        let scan = tokio::task::spawn_blocking(move || this.store.scan()).await;
+        let scan = scan.map_err(|error| InferError::internal(error.to_string()))?;
+        let scan = scan.map_err(|error| InferError::new(Code::Unavailable, error.to_string()))?;
+        let versions = scan.versions.into_iter();
+        let mut versions = versions
+            .filter(|stored| stored.name.as_str() == name)
+            .peekable();
+        if versions.peek().is_none() {
+            let message = format!("failed to load '{name}', failed to poll from model repository");
+            return Err(InferError::new(Code::NotFound, message));
+        }
+        for stored in versions {
+            let listed = self.listed(&stored.name, stored.version);
+            if listed.is_none_or(|listed| listed.state.revision().is_none()) {
+                self.take(stored).await;
+            }
+        }
+        let revision = self.find(name, None)?;
+        self.dispatcher.start_revision(revision.id);
+        Ok(())
+    }
+
+    /// Takes a model out of service until it is loaded, or this process starts again: its requests
+    /// are answered, its workers end and with them its memory is free. Of a name that is not there
+    /// nothing is left to do.
+    pub(crate) async fn unload(&self, name: &str) {
+        let _taking = self.taking.lock().await;
+        let mut states = Vec::new();
+        let mut models = self.models.write().unwrap_or_else(PoisonError::into_inner);
+        let name = name.parse::<ModelName>().ok();
+        for listed in name
+            .and_then(|name| models.get_mut(&name))
+            .into_iter()
+            .flat_map(BTreeMap::values_mut)
+        {
+            states.push(std::mem::replace(&mut listed.state, State::Unloaded));
+            listed.is_changed = false;
+        }
+        drop(models);
+        for state in states {
+            self.retire(Some(state));
+        }
+    }
+
+    fn is_unloaded(&self, name: &ModelName) -> bool {
+        let versions = self.versions(name.as_str());
+        versions
+            .values()
+            .any(|listed| matches!(listed.state, State::Unloaded))
+    }
 }
 
 // === watching ===
@@ -339,6 +419,7 @@ impl Catalog {
     }
 
     async fn take_events(self: &Arc<Self>, events: Vec<StoreEvent>) {
+        let _taking = self.taking.lock().await;
         let mut with_stages = Vec::new();
         for event in events {
             match event {
@@ -353,6 +434,9 @@ impl Catalog {
                     }) = self.listed(&stored.name, stored.version)
                     {
                         self.notice_change(&stored, revision).await;
+                    } else if self.is_unloaded(&stored.name) {
+                        // So is what is added to it.
+                        self.list(&stored, State::Unloaded);
                     } else if has_stages(&stored) {
                         with_stages.push(stored);
                     } else {
@@ -370,6 +454,7 @@ impl Catalog {
 
     /// Tries again what could not be checked, whatever the reason: a missing library may have come.
     async fn take_failed(self: &Arc<Self>) {
+        let _taking = self.taking.lock().await;
         let failed = self.all().into_iter();
         for listed in failed.filter(|listed| matches!(listed.state, State::Failed(_))) {
             self.take(listed.stored).await;
@@ -405,6 +490,7 @@ impl Catalog {
             .into_iter()
             .filter(|listed| match &listed.state {
                 State::Refused(_) | State::Failed(_) => has_stages(&listed.stored),
+                State::Unloaded => false,
                 State::Ready(revision) => {
                     let manifest = &revision.model.manifest;
                     let now = self
@@ -412,7 +498,8 @@ impl Catalog {
                         .map(|stages| stages.iter().map(|stage| stage.digest).collect());
                     let then: Vec<Digest> =
                         revision.stages.iter().map(|(digest, _)| *digest).collect();
-                    now.ok().is_none_or(|now: Vec<Digest>| now != then)
+                    // Stages that can't be run any more are no reason to do without them.
+                    now.is_ok_and(|now: Vec<Digest>| now != then)
                 }
             })
             .map(|listed| listed.stored)

@@ -20,7 +20,7 @@ use workers_protocol::wire::{Answer, Credits};
 use workers_protocol::{Code, InferError};
 
 use crate::entry::{Deadline, Entry, Outcome};
-use crate::metrics::Metrics;
+use crate::metrics::{Metrics, Named};
 use crate::revision::Revision;
 
 /// What a replica's outbox holds at most: more than its credits allow to be under way, so a full
@@ -244,6 +244,11 @@ impl Dispatcher {
         self.turn(|scheduler, now| scheduler.retire_revision(now, revision));
     }
 
+    /// Has a worker of a revision started ahead of the first request, unless there is one.
+    pub(crate) fn start_revision(self: &Arc<Self>, revision: RevisionId) {
+        self.turn(|scheduler, now| scheduler.start_revision(now, revision));
+    }
+
     /// Refuses a request that has not been read, if the least of its kind would be refused: under
     /// overload most are, and reading them would take the processor from those that are served.
     ///
@@ -409,11 +414,15 @@ impl Dispatcher {
             let state = self.lock();
             (state.scheduler.snapshot(), state.revisions.clone())
         };
-        let name_of = |id| {
-            let revision: &Arc<Revision> = revisions.get(&id)?;
-            Some((revision.name.to_string(), revision.version.to_string()))
+        let named = |revision: Arc<Revision>| Named {
+            model: revision.name.to_string(),
+            version: revision.version.to_string(),
+            metrics: revision.metrics.clone(),
         };
-        self.metrics.expose(&snapshot, name_of, bytes_in_flight)
+        let revisions = revisions.into_iter();
+        let named = revisions.map(|(id, revision)| (id, named(revision)));
+        self.metrics
+            .expose(&snapshot, &named.collect(), bytes_in_flight)
     }
 
     /// Returns the scheduler's whole state, the names of what is in it, and how many bulk entries

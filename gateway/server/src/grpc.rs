@@ -2,10 +2,10 @@
 //!
 //! What is asked of it goes the way of what comes over HTTP, from [`Front::terms`] on.
 
-mod describe;
 mod health;
 mod infer;
 mod room;
+mod weight;
 
 use std::sync::Arc;
 
@@ -18,28 +18,34 @@ use futures_util::stream::{BoxStream, StreamExt as _};
 use http::StatusCode;
 use tokio::sync::watch;
 use tonic::{Status, Streaming};
+use tonic_types::{ErrorDetails, StatusExt as _};
 use workers_protocol::health::health_server::HealthServer;
 use workers_protocol::oip::grpc_inference_service_server::{
     GrpcInferenceService, GrpcInferenceServiceServer,
 };
+use workers_protocol::oip::model_repository_parameter::ParameterChoice;
 use workers_protocol::oip::{
     ModelConfigRequest, ModelConfigResponse, ModelInferRequest, ModelInferResponse,
     ModelMetadataRequest, ModelMetadataResponse, ModelReadyRequest, ModelReadyResponse,
     ModelStatisticsRequest, ModelStatisticsResponse, ModelStreamInferResponse,
-    RepositoryIndexRequest, RepositoryIndexResponse, ServerLiveRequest, ServerLiveResponse,
-    ServerMetadataRequest, ServerMetadataResponse, ServerReadyRequest, ServerReadyResponse,
-    SystemSharedMemoryRegisterRequest, SystemSharedMemoryRegisterResponse,
-    SystemSharedMemoryStatusRequest, SystemSharedMemoryStatusResponse,
-    SystemSharedMemoryUnregisterRequest, SystemSharedMemoryUnregisterResponse,
+    RepositoryIndexRequest, RepositoryIndexResponse, RepositoryModelLoadRequest,
+    RepositoryModelLoadResponse, RepositoryModelUnloadRequest, RepositoryModelUnloadResponse,
+    ServerLiveRequest, ServerLiveResponse, ServerMetadataRequest, ServerMetadataResponse,
+    ServerReadyRequest, ServerReadyResponse, SystemSharedMemoryRegisterRequest,
+    SystemSharedMemoryRegisterResponse, SystemSharedMemoryStatusRequest,
+    SystemSharedMemoryStatusResponse, SystemSharedMemoryUnregisterRequest,
+    SystemSharedMemoryUnregisterResponse,
 };
 use workers_protocol::{Code, InferError};
 
 use crate::catalog::Catalog;
+use crate::describe;
 use crate::rest::{ApiError, Front};
 use crate::revision::Revision;
-use crate::routes::METHODS;
+use crate::routes::{METHODS, MODEL_INFER, MODEL_STREAM_INFER};
 use crate::server::asked_to_drain;
 use room::Room;
+use weight::Kind;
 
 /// Messages of one stream that are answered at a time; the next are read when the first is answered.
 const IN_FLIGHT: usize = 64;
@@ -72,7 +78,7 @@ pub(crate) fn router(
     Router::new()
         .route_service("/inference.GRPCInferenceService/{method}", inference)
         .layer(middleware::from_fn_with_state(
-            Arc::clone(&front),
+            (Arc::clone(&front), max_message),
             count_bytes,
         ))
         .route_service("/grpc.health.v1.Health/{method}", health)
@@ -80,16 +86,20 @@ pub(crate) fn router(
         .layer(middleware::from_fn_with_state(front, observe))
 }
 
-/// Takes room for what a call sends, before it is kept.
+/// Takes room for what a call sends and for what that decodes to, before either is kept.
 async fn count_bytes(
-    State(front): State<Arc<Front>>,
+    State((front, max_message)): State<(Arc<Front>, usize)>,
     mut request: Request,
     next: Next,
 ) -> Response {
     let room = Room::new(Arc::clone(&front.budget));
     request.extensions_mut().insert(room.clone());
-    next.run(request.map(|body| Body::new(room.counting(body))))
-        .await
+    let kind = match request.uri().path() {
+        MODEL_INFER | MODEL_STREAM_INFER => Kind::Inference,
+        _ => Kind::Names,
+    };
+    let count = |body| Body::new(room.counting(body, kind, max_message));
+    next.run(request.map(count)).await
 }
 
 /// Refuses foreign pages, callers without credentials and methods that are not there, counts every
@@ -106,8 +116,8 @@ async fn observe(State(front): State<Arc<Front>>, mut request: Request, next: Ne
     let refused = match (front.admit(route, false, &request), method) {
         (Err(error), _) => Some(status(&error.into())),
         (Ok(()), None) => Some(Status::unimplemented(format!(
-            "{path} is not offered: there are the inference and health services, without loading, \
-             CUDA's shared memory, traces and logs"
+            "{path} is not offered: there are the inference and health services, without CUDA's \
+             shared memory, traces and logs"
         ))),
         (Ok(()), Some(_)) => None,
     };
@@ -141,10 +151,17 @@ async fn observe(State(front): State<Arc<Front>>, mut request: Request, next: Ne
     response
 }
 
-/// Returns a failure as gRPC says it; when to try again is in its metadata.
+/// Returns a failure as gRPC says it; when to try again is in its details (`google.rpc.RetryInfo`),
+/// and in its metadata as over HTTP.
 fn status(error: &ApiError) -> Status {
     let code = tonic::Code::from_i32(error.code().grpc_code());
-    let mut status = Status::new(code, error.message());
+    let mut status = match error.retry_delay() {
+        Some(delay) => {
+            let details = ErrorDetails::with_retry_info(Some(delay));
+            Status::with_error_details(code, error.message(), details)
+        }
+        None => Status::new(code, error.message()),
+    };
     for (name, value) in error.retry_fields() {
         status.metadata_mut().insert(name, value.into());
     }
@@ -215,7 +232,7 @@ impl GrpcInferenceService for Service {
         request: tonic::Request<ModelInferRequest>,
     ) -> Answer<ModelInferResponse> {
         let (call, message) = infer::Call::begin(&self.front, request);
-        let answer = call.answer(message).await;
+        let answer = call.answer(message, call.room()).await;
         answer
             .map(tonic::Response::new)
             .map_err(|error| status(&error))
@@ -233,7 +250,9 @@ impl GrpcInferenceService for Service {
         let messages = messages.take_until(async move { asked_to_drain(&mut drain).await });
         let answers = messages.map(move |message| {
             let call = Arc::clone(&call);
-            async move { Ok(call.answer_in_stream(message?).await) }
+            // Here, in the order of the messages, and not when they are answered.
+            let room = call.room();
+            async move { Ok(call.answer_in_stream(message?, room).await) }
         });
         Ok(tonic::Response::new(answers.buffered(IN_FLIGHT).boxed()))
     }
@@ -252,11 +271,11 @@ impl GrpcInferenceService for Service {
         request: tonic::Request<ModelStatisticsRequest>,
     ) -> Answer<ModelStatisticsResponse> {
         let ModelStatisticsRequest { name, version } = request.into_inner();
-        let revisions = match name.is_empty() {
-            true => self.front.catalog.revisions(),
-            false => vec![self.find(&name, &version)?],
-        };
-        let model_stats = describe::statistics(&self.front.dispatcher, &revisions);
+        let revisions = describe::measured(&self.front.catalog, &name, &version)
+            .map_err(|error| status(&error.into()))?;
+        let dispatcher = &self.front.dispatcher;
+        let stats = |revision: &Arc<Revision>| describe::statistics(dispatcher, revision);
+        let model_stats = revisions.iter().filter_map(stats).collect();
         Ok(tonic::Response::new(ModelStatisticsResponse {
             model_stats,
         }))
@@ -266,7 +285,9 @@ impl GrpcInferenceService for Service {
         &self,
         request: tonic::Request<RepositoryIndexRequest>,
     ) -> Answer<RepositoryIndexResponse> {
-        let is_ready_only = request.into_inner().ready;
+        let request = request.into_inner();
+        check_repository(&request.repository_name)?;
+        let is_ready_only = request.ready;
         let models = describe::index(&self.front.catalog, is_ready_only);
         Ok(tonic::Response::new(RepositoryIndexResponse { models }))
     }
@@ -309,9 +330,46 @@ impl GrpcInferenceService for Service {
         let done = SystemSharedMemoryUnregisterResponse {};
         Ok(tonic::Response::new(done))
     }
+
+    async fn repository_model_load(
+        &self,
+        request: tonic::Request<RepositoryModelLoadRequest>,
+    ) -> Answer<RepositoryModelLoadResponse> {
+        let request = request.into_inner();
+        check_repository(&request.repository_name)?;
+        let parameters = request.parameters.keys().map(String::as_str);
+        let loaded = self.front.load(request.model_name, parameters).await;
+        loaded.map_err(|error| status(&error.into()))?;
+        Ok(tonic::Response::new(RepositoryModelLoadResponse {}))
+    }
+
+    async fn repository_model_unload(
+        &self,
+        request: tonic::Request<RepositoryModelUnloadRequest>,
+    ) -> Answer<RepositoryModelUnloadResponse> {
+        let request = request.into_inner();
+        check_repository(&request.repository_name)?;
+        let parameters = request.parameters.iter();
+        let parameters = parameters.map(|(name, value)| match value.parameter_choice {
+            Some(ParameterChoice::BoolParam(is)) => (name.as_str(), Some(is)),
+            _ => (name.as_str(), None),
+        });
+        let unloaded = self.front.unload(&request.model_name, parameters).await;
+        unloaded.map_err(|error| status(&error.into()))?;
+        Ok(tonic::Response::new(RepositoryModelUnloadResponse {}))
+    }
 }
 
 /// Returns a name that is given; an empty one is none, and so all of them.
 fn named(name: &str) -> Option<&str> {
     Some(name).filter(|name| !name.is_empty())
+}
+
+fn check_repository(name: &str) -> Result<(), Status> {
+    match name {
+        "" => Ok(()),
+        _ => Err(Status::unimplemented(
+            "`repository_name`: there is one repository, without a name",
+        )),
+    }
 }

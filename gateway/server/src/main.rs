@@ -6,6 +6,7 @@ mod catalog;
 mod cli;
 mod config;
 mod data;
+mod describe;
 mod dispatcher;
 mod entry;
 mod grpc;

@@ -1,11 +1,11 @@
 //! What is counted, as Prometheus reads it.
 
+use std::collections::{BTreeMap, HashMap};
 use std::fmt::Write as _;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
-use gateway_scheduler::Snapshot;
+use gateway_scheduler::{RevisionId, RevisionSnapshot, Snapshot};
 use model_store::{ModelName, Version};
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::encoding::text::encode;
@@ -13,7 +13,7 @@ use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::{Registry, Unit};
-use workers_protocol::oip::{InferStatistics, StatisticDuration};
+use workers_protocol::oip::{InferBatchStatistics, InferStatistics, StatisticDuration};
 use workers_protocol::wire::Timing;
 
 use crate::timeline::Timeline;
@@ -23,67 +23,165 @@ use crate::timeline::Timeline;
 pub(crate) struct RevisionMetrics {
     phases: [Histogram; PHASES.len()],
     batch_size: Histogram,
-    totals: Arc<Totals>,
+    totals: Arc<Mutex<Totals>>,
 }
 
-/// Sums over the answered requests of a revision.
-#[derive(Debug, Default)]
-struct Totals {
-    answered: AtomicU64,
-    last_answer_ms: AtomicU64,
-    total_ns: AtomicU64,
-    queue_ns: AtomicU64,
-    decode_ns: AtomicU64,
-    infer_ns: AtomicU64,
-    post_ns: AtomicU64,
+/// Sums over the requests of a revision that have ended.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Totals {
+    /// Requests that were answered.
+    pub(crate) answered: u64,
+    /// Their items.
+    pub(crate) items: u64,
+    /// When the last was, in milliseconds since 1970.
+    pub(crate) last_answer_ms: u64,
+    pub(crate) total_ns: u64,
+    pub(crate) queue_ns: u64,
+    pub(crate) input_ns: u64,
+    pub(crate) infer_ns: u64,
+    pub(crate) output_ns: u64,
+    /// Requests that failed, by [`Failure`].
+    pub(crate) failed: [u64; FAILURES.len()],
+    pub(crate) failed_ns: u64,
+    /// By the items of the batch that they ran in. No model takes more than 4096 at a time.
+    batches: BTreeMap<u32, BatchTotals>,
 }
+
+/// Sums over the requests that ran in batches of one size.
+#[derive(Clone, Copy, Debug, Default)]
+struct BatchTotals {
+    items: u64,
+    input_ns: u64,
+    /// Of the batch, once for each item.
+    infer_ns: u128,
+    output_ns: u64,
+}
+
+/// Why a request failed, in Triton's terms.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Failure {
+    /// Refused at the door, or its deadline passed.
+    Rejected,
+    /// The model failed.
+    Backend,
+    /// Something else.
+    Other,
+}
+
+/// All of them, as Triton's metrics name them.
+const FAILURES: [(Failure, &str); 3] = [
+    (Failure::Rejected, "REJECTED"),
+    (Failure::Backend, "BACKEND"),
+    (Failure::Other, "OTHER"),
+];
+
+// === impl Totals ===
 
 impl Totals {
-    fn add(&self, timeline: &Timeline, timing: &Timing) {
-        let add = |sum: &AtomicU64, took: Duration| {
-            let ns = u64::try_from(took.as_nanos()).unwrap_or(u64::MAX);
-            sum.fetch_add(ns, Ordering::Relaxed);
-        };
-        // A number, not an event: nothing is read because of it.
-        self.answered.fetch_add(1, Ordering::Relaxed);
+    fn add(&mut self, items: u32, timeline: &Timeline, timing: &Timing) {
         let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
-        let now_ms = now.map_or(0, |now| now.as_millis() as u64);
-        self.last_answer_ms.store(now_ms, Ordering::Relaxed);
-        add(&self.total_ns, timeline.total);
-        add(&self.queue_ns, timeline.queue + timeline.cold);
-        add(&self.decode_ns, timing.decode);
-        add(&self.infer_ns, timing.infer);
-        add(&self.post_ns, timing.post);
+        let (input, infer, output) = (
+            nanos(timing.decode),
+            nanos(timing.infer),
+            nanos(timing.post),
+        );
+        self.answered += 1;
+        self.items += u64::from(items);
+        self.last_answer_ms = now.map_or(0, |now| now.as_millis() as u64);
+        self.total_ns += nanos(timeline.total);
+        self.queue_ns += nanos(timeline.queue + timeline.cold);
+        self.input_ns += input;
+        self.infer_ns += infer;
+        self.output_ns += output;
+        let batch = self.batches.entry(timing.batch_size.max(1)).or_default();
+        batch.items += u64::from(items);
+        batch.input_ns += input;
+        batch.infer_ns += u128::from(infer) * u128::from(items);
+        batch.output_ns += output;
+    }
+
+    /// Returns the statistics of the Open Inference Protocol's extension. What failed before it was
+    /// queued, because it could not be right, is not in them.
+    pub(crate) fn statistics(&self) -> InferStatistics {
+        let answered = |ns| duration(self.answered, ns);
+        InferStatistics {
+            success: answered(self.total_ns),
+            fail: duration(self.failed.iter().sum(), self.failed_ns),
+            queue: answered(self.queue_ns),
+            compute_input: answered(self.input_ns),
+            compute_infer: answered(self.infer_ns),
+            compute_output: answered(self.output_ns),
+            // There is no cache.
+            cache_hit: duration(0, 0),
+            cache_miss: duration(0, 0),
+        }
+    }
+
+    /// Returns the same by the size of the batch, counted in batches: of one in which a request
+    /// failed, the part that was answered.
+    pub(crate) fn batch_statistics(&self) -> Vec<InferBatchStatistics> {
+        let batches = self.batches.iter().map(|(&size, batch)| {
+            let count = batch.items.div_ceil(u64::from(size));
+            let infer_ns = batch.infer_ns / u128::from(size);
+            InferBatchStatistics {
+                batch_size: u64::from(size),
+                compute_input: duration(count, batch.input_ns),
+                compute_infer: duration(count, u64::try_from(infer_ns).unwrap_or(u64::MAX)),
+                compute_output: duration(count, batch.output_ns),
+            }
+        });
+        batches.collect()
     }
 }
 
+#[expect(clippy::unnecessary_wraps, reason = "fields of messages are optional")]
+const fn duration(count: u64, ns: u64) -> Option<StatisticDuration> {
+    Some(StatisticDuration { count, ns })
+}
+
+fn nanos(duration: Duration) -> u64 {
+    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
+}
+
+// === impl RevisionMetrics ===
+
 impl RevisionMetrics {
-    /// Returns the statistics of the Open Inference Protocol's extension: of those that succeeded,
-    /// and when the last did, in milliseconds since 1970.
-    pub(crate) fn statistics(&self) -> (InferStatistics, u64) {
-        let totals = &self.totals;
-        let count = totals.answered.load(Ordering::Relaxed);
-        let of = |sum: &AtomicU64| {
-            let ns = sum.load(Ordering::Relaxed);
-            Some(StatisticDuration { count, ns })
-        };
-        let statistics = InferStatistics {
-            success: of(&totals.total_ns),
-            queue: of(&totals.queue_ns),
-            compute_input: of(&totals.decode_ns),
-            compute_infer: of(&totals.infer_ns),
-            compute_output: of(&totals.post_ns),
-            ..InferStatistics::default()
-        };
-        (statistics, totals.last_answer_ms.load(Ordering::Relaxed))
+    pub(crate) fn totals(&self) -> Totals {
+        self.lock().clone()
     }
 
-    pub(crate) fn observe(&self, timeline: &Timeline, timing: &Timing) {
+    /// Counts an answer to a request of so many items.
+    pub(crate) fn observe(&self, items: u32, timeline: &Timeline, timing: &Timing) {
         for ((.., took), histogram) in PHASES.iter().zip(&self.phases) {
             histogram.observe(took(timeline, timing).as_secs_f64());
         }
         self.batch_size.observe(f64::from(timing.batch_size));
-        self.totals.add(timeline, timing);
+        self.lock().add(items, timeline, timing);
+    }
+
+    /// Counts a request that failed after so long.
+    pub(crate) fn fail(&self, why: Failure, after: Duration) {
+        let mut totals = self.lock();
+        totals.failed[why as usize] += 1;
+        totals.failed_ns += nanos(after);
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Totals> {
+        self.totals.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A revision as metrics name it.
+#[derive(Debug)]
+pub(crate) struct Named {
+    pub(crate) model: String,
+    pub(crate) version: String,
+    pub(crate) metrics: RevisionMetrics,
+}
+
+impl Named {
+    fn name(&self) -> (&str, &str) {
+        (&self.model, &self.version)
     }
 }
 
@@ -182,9 +280,24 @@ impl Metrics {
     pub(crate) fn expose(
         &self,
         snapshot: &Snapshot,
-        name_of: impl Fn(gateway_scheduler::RevisionId) -> Option<(String, String)>,
+        named: &HashMap<RevisionId, Named>,
         bytes_in_flight: u64,
     ) -> String {
+        // Two of one name are there while the older one drains.
+        let is_current = |revision: &&RevisionSnapshot| {
+            !revision.is_retired
+                || !snapshot.revisions.iter().any(|other| {
+                    !other.is_retired
+                        && named.get(&other.id).map(Named::name)
+                            == named.get(&revision.id).map(Named::name)
+                })
+        };
+        let revisions: Vec<_> = snapshot
+            .revisions
+            .iter()
+            .filter(is_current)
+            .filter_map(|revision| Some((named.get(&revision.id)?, revision)))
+            .collect();
         let mut text = String::new();
         for (name, help, kind, pick) in SCHEDULER_METRICS {
             // Writing to a String can't fail.
@@ -193,24 +306,20 @@ impl Metrics {
                 "# HELP hearth_{name} {help}\n# TYPE hearth_{name} {kind}"
             );
             let total = if *kind == "counter" { "_total" } else { "" };
-            for revision in &snapshot.revisions {
-                if let Some((model, version)) = name_of(revision.id) {
-                    let value = pick(revision);
-                    let _ = writeln!(
-                        text,
-                        "hearth_{name}{total}{{model=\"{model}\",version=\"{version}\"}} {value}"
-                    );
-                }
+            for (Named { model, version, .. }, revision) in &revisions {
+                let value = pick(revision);
+                let _ = writeln!(
+                    text,
+                    "hearth_{name}{total}{{model=\"{model}\",version=\"{version}\"}} {value}"
+                );
             }
         }
+        expose_as_triton(&mut text, &revisions);
         let _ = writeln!(
             text,
             "# HELP hearth_curve_seconds Mean slot time of a batch, by its items\n# TYPE hearth_curve_seconds gauge"
         );
-        for revision in &snapshot.revisions {
-            let Some((model, version)) = name_of(revision.id) else {
-                continue;
-            };
+        for (Named { model, version, .. }, revision) in &revisions {
             for curve in &revision.curves {
                 for point in &curve.points {
                     let _ = writeln!(
@@ -233,6 +342,95 @@ impl Metrics {
         text
     }
 }
+
+/// Writes what Triton's dashboards read. OpenMetrics wants the names of counters to end in `_total`,
+/// which these do not: so their type is left open.
+fn expose_as_triton(text: &mut String, revisions: &[(&Named, &RevisionSnapshot)]) {
+    let totals: Vec<_> = revisions
+        .iter()
+        .map(|(named, revision)| (*named, *revision, named.metrics.totals()))
+        .collect();
+    for (name, help, pick) in TRITON_METRICS {
+        let kind = if name.ends_with("_pending_request_count") {
+            "gauge"
+        } else {
+            "unknown"
+        };
+        let _ = writeln!(text, "# HELP {name} {help}\n# TYPE {name} {kind}");
+        for (Named { model, version, .. }, revision, totals) in &totals {
+            let value = pick(totals, revision);
+            let _ = writeln!(
+                text,
+                "{name}{{model=\"{model}\",version=\"{version}\"}} {value}"
+            );
+        }
+    }
+    const NAME: &str = "nv_inference_request_failure";
+    let _ = writeln!(
+        text,
+        "# HELP {NAME} Requests that failed after they were queued, or were refused\n# TYPE {NAME} unknown"
+    );
+    for (Named { model, version, .. }, revision, totals) in &totals {
+        let failed = FAILURES
+            .iter()
+            .map(|&(why, reason)| (reason, totals.failed[why as usize]));
+        for (reason, n) in failed.chain([("CANCELED", revision.counters.cancelled)]) {
+            let _ = writeln!(
+                text,
+                "{NAME}{{model=\"{model}\",reason=\"{reason}\",version=\"{version}\"}} {n}"
+            );
+        }
+    }
+}
+
+type PickTotal = fn(&Totals, &RevisionSnapshot) -> u64;
+
+/// Triton's metrics of a model: name, help, and where it is.
+const TRITON_METRICS: [(&str, &str, PickTotal); 9] = [
+    (
+        "nv_inference_request_success",
+        "Requests answered",
+        |totals, _| totals.answered,
+    ),
+    (
+        "nv_inference_count",
+        "Items of the requests answered",
+        |totals, _| totals.items,
+    ),
+    ("nv_inference_exec_count", "Batches run", |_, revision| {
+        revision.counters.runs
+    }),
+    (
+        "nv_inference_request_duration_us",
+        "Time from the admission of requests to their answers",
+        |totals, _| totals.total_ns / 1000,
+    ),
+    (
+        "nv_inference_queue_duration_us",
+        "Of that, waiting",
+        |totals, _| totals.queue_ns / 1000,
+    ),
+    (
+        "nv_inference_compute_input_duration_us",
+        "Of that, decoding",
+        |totals, _| totals.input_ns / 1000,
+    ),
+    (
+        "nv_inference_compute_infer_duration_us",
+        "Of that, the engine",
+        |totals, _| totals.infer_ns / 1000,
+    ),
+    (
+        "nv_inference_compute_output_duration_us",
+        "Of that, post-processing",
+        |totals, _| totals.output_ns / 1000,
+    ),
+    (
+        "nv_inference_pending_request_count",
+        "Requests that do not run yet",
+        |_, revision| (revision.waiting + revision.sent + revision.staged) as u64,
+    ),
+];
 
 type Took = fn(&Timeline, &Timing) -> Duration;
 

@@ -1,12 +1,15 @@
 //! The HTTP front: routes, who may call them, and what becomes of errors.
 
 mod body;
+mod coding;
 mod error;
 mod guard;
 mod infer;
 mod models;
 mod picture;
+mod predict;
 mod predictions;
+mod repository;
 mod run;
 mod shared_memory;
 mod state;
@@ -34,12 +37,15 @@ use crate::budget::{Budget, Reservation};
 use crate::catalog::Catalog;
 use crate::dispatcher::Dispatcher;
 use crate::entry::{Deadline, Entry};
+use crate::metrics::Failure;
 use crate::oscar::{self, Jobs, Services};
 use crate::revision::Revision;
 use crate::routes::{
-    HEALTH, INFER, INFER_VERSION, LIVE, MEMORY_STATUS, MEMORY_UNREGISTER, METRICS, MODEL,
-    MODEL_VERSION, NOT_YET, OPENAPI, READY, REGION_REGISTER, REGION_STATUS, REGION_UNREGISTER,
-    ROUTES, RUN, SCHEDULER, STATS, STATS_VERSION,
+    ALL_STATS, HEALTH, INDEX, INFER, INFER_VERSION, LIVE, LOAD, MEMORY_STATUS, MEMORY_UNREGISTER,
+    METRICS, MODEL, MODEL_CONFIG, MODEL_CONFIG_VERSION, MODEL_READY, MODEL_READY_VERSION,
+    MODEL_VERSION, MODELS, NOT_YET, OPENAPI, READY, REGION_REGISTER, REGION_STATUS,
+    REGION_UNREGISTER, ROUTES, RUN, SCHEDULER, SERVER, STATS, STATS_VERSION, UNLOAD, V1_MODEL,
+    V1_MODELS,
 };
 use crate::shared_memory::SharedMemory;
 use crate::timeline::{self, Timeline};
@@ -77,38 +83,82 @@ pub(crate) struct Limits {
 /// Longest deadline, a day.
 const LONGEST_MS: u64 = 24 * 60 * 60 * 1000;
 
+/// What Triton has and Hearth does not, and what does its work here.
+const NOT_OFFERED: &[(&str, &str)] = &[
+    ("/v2/models/{name}/generate", GENERATE),
+    ("/v2/models/{name}/generate_stream", GENERATE),
+    ("/v2/models/{name}/versions/{version}/generate", GENERATE),
+    (
+        "/v2/models/{name}/versions/{version}/generate_stream",
+        GENERATE,
+    ),
+    ("/v2/trace/setting", TRACES),
+    ("/v2/models/{name}/trace/setting", TRACES),
+    ("/v2/models/{name}/versions/{version}/trace/setting", TRACES),
+    ("/v2/logging", LOGGING),
+    ("/v2/repository/{repository}/index", REPOSITORIES),
+];
+const GENERATE: &str = "generate is not offered: POST tensors to /v2/models/{name}/infer";
+const TRACES: &str = "traces are set up at the start, and not changed later: see --otlp-endpoint";
+const LOGGING: &str =
+    "the log is set up at the start, and not changed later: see RUST_LOG, --log-format";
+const REPOSITORIES: &str = "there is one repository, without a name: POST to /v2/repository/index";
+
 /// Returns the routes. A path with a slash too many at its end is the one without.
 pub(crate) fn router(front: Arc<Front>) -> Router {
     let layer = middleware::from_fn_with_state(Arc::clone(&front), observe);
-    let routes = Router::new()
+    let coded = middleware::from_fn(coding::answer);
+    let mut router = Router::new()
         .merge(oscar::router())
         .route(HEALTH, get(|| async { "Ok" }))
         .route(METRICS, get(models::metrics))
         .route(OPENAPI, get(openapi))
         .route(RUN, post(run::run))
+        .route(SERVER, get(models::server))
         .route(LIVE, get(|| async { StatusCode::OK }))
         .route(READY, get(models::ready))
+        .route(MODELS, get(repository::names))
         .route(MODEL, get(models::metadata))
         .route(MODEL_VERSION, get(models::version_metadata))
+        .route(MODEL_READY, get(models::model_ready))
+        .route(MODEL_READY_VERSION, get(models::version_ready))
+        .route(MODEL_CONFIG, get(models::config))
+        .route(MODEL_CONFIG_VERSION, get(models::version_config))
+        .route(INFER, post(infer::infer).layer(coded.clone()))
+        .route(
+            INFER_VERSION,
+            post(infer::infer_version).layer(coded.clone()),
+        )
+        .route(ALL_STATS, get(state::all_stats))
         .route(STATS, get(state::stats))
         .route(STATS_VERSION, get(state::version_stats))
-        .route(SCHEDULER, get(state::scheduler))
-        .route(INFER, post(infer::infer))
-        .route(INFER_VERSION, post(infer::infer_version))
         .route(MEMORY_STATUS, get(shared_memory::status_of_all))
         .route(MEMORY_UNREGISTER, post(shared_memory::unregister_all))
         .route(REGION_STATUS, get(shared_memory::status))
         .route(REGION_REGISTER, post(shared_memory::register))
         .route(REGION_UNREGISTER, post(shared_memory::unregister))
+        .route(INDEX, post(repository::index))
+        .route(LOAD, post(repository::load))
+        .route(UNLOAD, post(repository::unload))
+        .route(V1_MODELS, get(repository::names))
+        .route(
+            V1_MODEL,
+            get(models::v1_model).post(predict::predict).layer(coded),
+        )
+        .route(SCHEDULER, get(state::scheduler));
+    for &(route, instead) in NOT_OFFERED {
+        let refuse =
+            move || async move { ApiError::from(InferError::new(Code::Unimplemented, instead)) };
+        router = router.route(route, get(refuse).post(refuse));
+    }
+    let routes = router
+        // This sentence and the next are Triton's.
         .method_not_allowed_fallback(|| async {
-            ApiError::with_status(
-                StatusCode::METHOD_NOT_ALLOWED,
-                "this route takes another method",
-            )
+            ApiError::with_status(StatusCode::METHOD_NOT_ALLOWED, "Method Not Allowed")
         });
     let without_slash = routes
         .clone()
-        .fallback(|| async { ApiError::from(InferError::new(Code::NotFound, "no such route")) })
+        .fallback(|| async { ApiError::from(InferError::new(Code::NotFound, "Not Found")) })
         .layer(layer.clone())
         .with_state(Arc::clone(&front));
     routes
@@ -195,9 +245,11 @@ fn route_of(request: &Request) -> &'static str {
         .extensions()
         .get::<MatchedPath>()
         .map(MatchedPath::as_str);
-    let mut routes = ROUTES.into_iter().chain(NOT_YET.map(|(route, _)| route));
-    let route = routes.find(|&route| matched == Some(route));
-    debug_assert_eq!(matched, route, "each route is one of `ROUTES` or `NOT_YET`");
+    let offered = ROUTES.into_iter().chain(NOT_YET.map(|(route, _)| route));
+    let route = offered
+        .chain(NOT_OFFERED.iter().map(|&(route, _)| route))
+        .find(|&route| matched == Some(route));
+    debug_assert_eq!(matched, route, "each route is in one of the lists");
     route.unwrap_or("none")
 }
 
@@ -264,21 +316,33 @@ impl Front {
         let ticket = self
             .dispatcher
             .offer(revision, entry, outcome, offer)
-            .map_err(|(error, retry_after)| ApiError::from(error).retry_after(retry_after))?;
+            .map_err(|(error, retry_after)| {
+                revision.metrics.fail(Failure::Rejected, offered.elapsed());
+                ApiError::from(error).retry_after(retry_after)
+            })?;
         let outcome = ticket.outcome().await;
         if let Some(trace) = trace {
             let instant = |time| self.dispatcher.instant(time);
             self.tracer
                 .entry(trace, revision, offered, &outcome, instant);
         }
-        let answer = outcome.result?;
+        let answer = outcome.result.inspect_err(|error| {
+            let why = match error.code {
+                Code::DeadlineExceeded => Failure::Rejected,
+                Code::Internal => Failure::Backend,
+                _ => Failure::Other,
+            };
+            revision.metrics.fail(why, offered.elapsed());
+        })?;
         let timeline = Timeline::new(
             offered.elapsed(),
             outcome.cold,
             &answer.timing,
             outcome.course,
         );
-        revision.metrics.observe(&timeline, &answer.timing);
+        revision
+            .metrics
+            .observe(cost.items, &timeline, &answer.timing);
         tracing::debug!(
             trace_id = context.map(|context| display(context.trace_id)),
             span_id = context.map(|context| display(context.span_id)),

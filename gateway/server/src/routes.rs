@@ -6,14 +6,26 @@ pub(crate) const HEALTH: &str = "/health";
 pub(crate) const METRICS: &str = "/metrics";
 pub(crate) const OPENAPI: &str = "/openapi.json";
 pub(crate) const RUN: &str = "/run/{name}";
+pub(crate) const SERVER: &str = "/v2";
 pub(crate) const LIVE: &str = "/v2/health/live";
 pub(crate) const READY: &str = "/v2/health/ready";
+pub(crate) const MODELS: &str = "/v2/models";
 pub(crate) const MODEL: &str = "/v2/models/{name}";
 pub(crate) const MODEL_VERSION: &str = "/v2/models/{name}/versions/{version}";
+pub(crate) const MODEL_READY: &str = "/v2/models/{name}/ready";
+pub(crate) const MODEL_READY_VERSION: &str = "/v2/models/{name}/versions/{version}/ready";
+pub(crate) const MODEL_CONFIG: &str = "/v2/models/{name}/config";
+pub(crate) const MODEL_CONFIG_VERSION: &str = "/v2/models/{name}/versions/{version}/config";
 pub(crate) const INFER: &str = "/v2/models/{name}/infer";
 pub(crate) const INFER_VERSION: &str = "/v2/models/{name}/versions/{version}/infer";
+pub(crate) const ALL_STATS: &str = "/v2/models/stats";
 pub(crate) const STATS: &str = "/v2/models/{name}/stats";
 pub(crate) const STATS_VERSION: &str = "/v2/models/{name}/versions/{version}/stats";
+pub(crate) const INDEX: &str = "/v2/repository/index";
+pub(crate) const LOAD: &str = "/v2/repository/models/{name}/load";
+pub(crate) const UNLOAD: &str = "/v2/repository/models/{name}/unload";
+pub(crate) const V1_MODELS: &str = "/v1/models";
+pub(crate) const V1_MODEL: &str = "/v1/models/{name}";
 pub(crate) const SCHEDULER: &str = "/system/scheduler";
 pub(crate) const MEMORY_STATUS: &str = "/v2/systemsharedmemory/status";
 pub(crate) const MEMORY_UNREGISTER: &str = "/v2/systemsharedmemory/unregister";
@@ -58,19 +70,31 @@ pub(crate) const NOT_YET: [(&str, &str); 15] = [
 ];
 
 /// The routes that are there.
-pub(crate) const ROUTES: [&str; 30] = [
+pub(crate) const ROUTES: [&str; 42] = [
     HEALTH,
     METRICS,
     OPENAPI,
     RUN,
+    SERVER,
     LIVE,
     READY,
+    MODELS,
     MODEL,
     MODEL_VERSION,
+    MODEL_READY,
+    MODEL_READY_VERSION,
+    MODEL_CONFIG,
+    MODEL_CONFIG_VERSION,
     INFER,
     INFER_VERSION,
+    ALL_STATS,
     STATS,
     STATS_VERSION,
+    INDEX,
+    LOAD,
+    UNLOAD,
+    V1_MODELS,
+    V1_MODEL,
     SCHEDULER,
     MEMORY_STATUS,
     MEMORY_UNREGISTER,
@@ -91,18 +115,23 @@ pub(crate) const ROUTES: [&str; 30] = [
     SERVICE_METRICS,
 ];
 
+pub(crate) const MODEL_INFER: &str = "/inference.GRPCInferenceService/ModelInfer";
+pub(crate) const MODEL_STREAM_INFER: &str = "/inference.GRPCInferenceService/ModelStreamInfer";
+
 /// The methods.
-pub(crate) const METHODS: [&str; 15] = [
+pub(crate) const METHODS: [&str; 17] = [
     "/inference.GRPCInferenceService/ServerLive",
     "/inference.GRPCInferenceService/ServerReady",
     "/inference.GRPCInferenceService/ServerMetadata",
     "/inference.GRPCInferenceService/ModelReady",
     "/inference.GRPCInferenceService/ModelMetadata",
-    "/inference.GRPCInferenceService/ModelInfer",
-    "/inference.GRPCInferenceService/ModelStreamInfer",
+    MODEL_INFER,
+    MODEL_STREAM_INFER,
     "/inference.GRPCInferenceService/ModelConfig",
     "/inference.GRPCInferenceService/ModelStatistics",
     "/inference.GRPCInferenceService/RepositoryIndex",
+    "/inference.GRPCInferenceService/RepositoryModelLoad",
+    "/inference.GRPCInferenceService/RepositoryModelUnload",
     "/inference.GRPCInferenceService/SystemSharedMemoryStatus",
     "/inference.GRPCInferenceService/SystemSharedMemoryRegister",
     "/inference.GRPCInferenceService/SystemSharedMemoryUnregister",

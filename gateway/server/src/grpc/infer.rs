@@ -14,6 +14,7 @@ use workers_protocol::oip::{
 
 use super::find;
 use super::room::Room;
+use crate::budget::Reservation;
 use crate::entry::Deadline;
 use crate::rest::{ApiError, Front, for_bytes};
 use crate::trace::Trace;
@@ -45,12 +46,17 @@ impl Call {
         (call, message)
     }
 
+    /// Returns the room of the message that was read next.
+    pub(super) fn room(&self) -> Reservation {
+        self.room.take()
+    }
+
     /// Answers one message. Cancel-safe: dropping the future frees its place at once.
     pub(super) async fn answer(
         &self,
         message: ModelInferRequest,
+        mut reservation: Reservation,
     ) -> Result<ModelInferResponse, ApiError> {
-        let mut reservation = self.room.take();
         let front = &self.front;
         let revision = find(&front.catalog, &message.model_name, &message.model_version)?;
         let mut terms = front.terms(&self.metadata, &revision, self.trace)?;
@@ -93,12 +99,13 @@ impl Call {
     pub(super) async fn answer_in_stream(
         &self,
         message: ModelInferRequest,
+        room: Reservation,
     ) -> ModelStreamInferResponse {
         let id = message.id.clone();
         let asks_for_final = message.parameters.get(ENABLE_FINAL);
         let asks_for_final = asks_for_final.and_then(|asked| asked.parameter_choice.as_ref());
         let asks_for_final = matches!(asks_for_final, Some(ParameterChoice::BoolParam(true)));
-        let (error_message, mut response) = match self.answer(message).await {
+        let (error_message, mut response) = match self.answer(message, room).await {
             Ok(response) => (String::new(), response),
             // Whose error it is, is said by the id.
             Err(error) => {

@@ -9,9 +9,11 @@ use gateway_scheduler::Class;
 use http::{HeaderMap, StatusCode, header};
 use workers_protocol::InferError;
 
+use super::coding::Coding;
 use super::{ApiError, Front, Terms};
 use crate::budget::Reservation;
 use crate::entry::Deadline;
+use crate::metrics::Failure;
 use crate::revision::Revision;
 
 /// Room for a body of unknown length grows by doubling, from this.
@@ -24,11 +26,12 @@ const LINGER: Duration = Duration::from_secs(10);
 
 impl Front {
     /// Reads a body into memory, with room reserved before: all of it where the length is known, as
-    /// it grows where it is not. It is refused, never parked, when there is no room.
+    /// it grows where it is not. It is refused, never parked, when there is no room. What comes
+    /// compressed is unwrapped, within the same limits.
     ///
     /// # Errors
-    /// 413 over the limit of one body, 429 without room, 408 for a client that stalls or takes
-    /// longer than its own deadline.
+    /// 413 over the limit of one body, 429 without room, 415 for an unknown coding, 408 for a client
+    /// that stalls or takes longer than its own deadline.
     pub(super) async fn read(
         &self,
         headers: &HeaderMap,
@@ -55,6 +58,13 @@ impl Front {
             max_bytes,
         };
         let mut frames = body.into_data_stream();
+        let coding = match Coding::of(headers) {
+            Ok(coding) => coding,
+            Err(error) => {
+                linger(frames);
+                return Err(error);
+            }
+        };
         let read = reading.read(content_length(headers), &mut frames);
         let result = match tokio::time::timeout_at(deadline.at.into(), read).await {
             Ok(result) => result,
@@ -66,7 +76,14 @@ impl Front {
         if result.is_err() {
             linger(frames);
         }
-        result.map(|body| (body, reading.reservation))
+        let (body, mut reservation) = (result?, reading.reservation);
+        let Some(coding) = coding else {
+            return Ok((body, reservation));
+        };
+        let decoded = coding.decode(&body, max_bytes, &mut reservation)?;
+        drop(body);
+        reservation.shrink_to(decoded.len() as u64);
+        Ok((decoded, reservation))
     }
 }
 
@@ -87,7 +104,10 @@ impl Front {
         }
         match self.dispatcher.turn_away(revision, terms.deadline) {
             Ok(()) => Ok(body),
-            Err((error, retry_after)) => Err(refuse(body, error).retry_after(retry_after)),
+            Err((error, retry_after)) => {
+                revision.metrics.fail(Failure::Rejected, Duration::ZERO);
+                Err(refuse(body, error).retry_after(retry_after))
+            }
         }
     }
 }

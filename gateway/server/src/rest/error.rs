@@ -46,6 +46,11 @@ impl ApiError {
         }
     }
 
+    /// Returns when trying again may help, where it may.
+    pub(crate) const fn retry_delay(&self) -> Option<Duration> {
+        self.retry_after
+    }
+
     pub(crate) const fn code(&self) -> Code {
         self.error.code
     }

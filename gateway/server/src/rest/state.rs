@@ -10,23 +10,73 @@ use gateway_scheduler::{
     Counters, CurveSnapshot, DeviceSnapshot, ReplicaSnapshot, RevisionId, RevisionSnapshot,
 };
 use serde::Serialize;
-use workers_protocol::{Code, InferError};
+use serde_json::{Map, Value};
+use workers_protocol::oip::{
+    InferBatchStatistics, InferStatistics, MemoryUsage, StatisticDuration,
+};
 
 use super::{ApiError, Front};
+use crate::describe;
 use crate::revision::Revision;
 
-/// Statistics of a model version. The first four fields of `inference_stats` and their units are
-/// those of the Open Inference Protocol's statistics extension; the rest is Hearth's.
+/// `{"model_stats": […]}`, as the statistics extension has it.
+#[derive(Serialize)]
+struct Statistics {
+    model_stats: Vec<ModelStats>,
+}
+
+/// Statistics of a model version: the fields and units of the statistics extension; the last two
+/// fields are Hearth's.
 #[derive(Serialize)]
 struct ModelStats {
     name: String,
     version: String,
+    /// In milliseconds since 1970.
+    last_inference: u64,
     inference_count: u64,
     execution_count: u64,
+    inference_stats: InferStats,
+    /// Of models that answer a request several times; there are none.
+    response_stats: Map<String, Value>,
+    batch_stats: Vec<BatchStats>,
+    memory_usage: Vec<Usage>,
     scheduler: RevisionState,
     /// What was measured in the background on this machine, if that is done.
     #[serde(skip_serializing_if = "Option::is_none")]
     measured: Option<model_store::Measurement>,
+}
+
+#[derive(Serialize)]
+struct InferStats {
+    success: Spent,
+    fail: Spent,
+    queue: Spent,
+    compute_input: Spent,
+    compute_infer: Spent,
+    compute_output: Spent,
+    cache_hit: Spent,
+    cache_miss: Spent,
+}
+
+#[derive(Serialize)]
+struct BatchStats {
+    batch_size: u64,
+    compute_input: Spent,
+    compute_infer: Spent,
+    compute_output: Spent,
+}
+
+#[derive(Serialize)]
+struct Spent {
+    count: u64,
+    ns: u64,
+}
+
+#[derive(Serialize)]
+struct Usage {
+    r#type: String,
+    id: i64,
+    byte_size: u64,
 }
 
 /// A revision, as people read it. Durations are in milliseconds.
@@ -83,20 +133,22 @@ struct Whole {
     devices: Vec<DeviceSnapshot>,
 }
 
+pub(super) async fn all_stats(State(front): State<Arc<Front>>) -> Result<Response, ApiError> {
+    front.model_stats("", "")
+}
+
 pub(super) async fn stats(
     State(front): State<Arc<Front>>,
     Path(name): Path<String>,
 ) -> Result<Response, ApiError> {
-    let revision = front.catalog.find(&name, None)?;
-    front.stats(&revision)
+    front.model_stats(&name, "")
 }
 
 pub(super) async fn version_stats(
     State(front): State<Arc<Front>>,
     Path((name, version)): Path<(String, String)>,
 ) -> Result<Response, ApiError> {
-    let revision = front.catalog.find(&name, Some(&version))?;
-    front.stats(&revision)
+    front.model_stats(&name, &version)
 }
 
 pub(super) async fn scheduler(State(front): State<Arc<Front>>) -> Response {
@@ -114,20 +166,73 @@ pub(super) async fn scheduler(State(front): State<Arc<Front>>) -> Response {
 }
 
 impl Front {
-    fn stats(&self, revision: &Revision) -> Result<Response, ApiError> {
-        let Some((state, n_parked)) = self.dispatcher.revision(revision.id) else {
-            let message = format!("this version of model `{}` is going away", revision.name);
-            return Err(InferError::new(Code::Unavailable, message).into());
-        };
-        Ok(Json(ModelStats {
-            name: revision.name.to_string(),
-            version: revision.version.to_string(),
-            inference_count: state.counters.answered,
-            execution_count: state.counters.runs,
+    fn model_stats(&self, name: &str, version: &str) -> Result<Response, ApiError> {
+        let revisions = describe::measured(&self.catalog, name, version)?;
+        let model_stats = revisions.iter().filter_map(|revision| self.stats(revision));
+        let model_stats = model_stats.collect();
+        Ok(Json(Statistics { model_stats }).into_response())
+    }
+
+    /// Returns the statistics of a version, or `None` of one that is going away.
+    fn stats(&self, revision: &Revision) -> Option<ModelStats> {
+        let stats = describe::statistics(&self.dispatcher, revision)?;
+        let (state, n_parked) = self.dispatcher.revision(revision.id)?;
+        Some(ModelStats {
+            name: stats.name,
+            version: stats.version,
+            last_inference: stats.last_inference,
+            inference_count: stats.inference_count,
+            execution_count: stats.execution_count,
+            inference_stats: stats.inference_stats.unwrap_or_default().into(),
+            response_stats: Map::new(),
+            batch_stats: stats.batch_stats.into_iter().map(Into::into).collect(),
+            memory_usage: stats.memory_usage.into_iter().map(Into::into).collect(),
             scheduler: RevisionState::new(revision, state, n_parked),
             measured: revision.measurement().cloned(),
         })
-        .into_response())
+    }
+}
+
+impl From<InferStatistics> for InferStats {
+    fn from(stats: InferStatistics) -> Self {
+        Self {
+            success: stats.success.into(),
+            fail: stats.fail.into(),
+            queue: stats.queue.into(),
+            compute_input: stats.compute_input.into(),
+            compute_infer: stats.compute_infer.into(),
+            compute_output: stats.compute_output.into(),
+            cache_hit: stats.cache_hit.into(),
+            cache_miss: stats.cache_miss.into(),
+        }
+    }
+}
+
+impl From<InferBatchStatistics> for BatchStats {
+    fn from(stats: InferBatchStatistics) -> Self {
+        Self {
+            batch_size: stats.batch_size,
+            compute_input: stats.compute_input.into(),
+            compute_infer: stats.compute_infer.into(),
+            compute_output: stats.compute_output.into(),
+        }
+    }
+}
+
+impl From<Option<StatisticDuration>> for Spent {
+    fn from(spent: Option<StatisticDuration>) -> Self {
+        let StatisticDuration { count, ns } = spent.unwrap_or_default();
+        Self { count, ns }
+    }
+}
+
+impl From<MemoryUsage> for Usage {
+    fn from(usage: MemoryUsage) -> Self {
+        Self {
+            r#type: usage.r#type,
+            id: usage.id,
+            byte_size: usage.byte_size,
+        }
     }
 }
 

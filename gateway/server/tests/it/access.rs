@@ -34,7 +34,7 @@ enum Access {
 }
 
 /// Each route: how it is called, and whom it answers.
-const ROUTES: [(&str, &str, &str, Access); 30] = [
+const ROUTES: [(&str, &str, &str, Access); 42] = [
     (routes::HEALTH, "GET", "/health", Anybody),
     (routes::LIVE, "GET", "/v2/health/live", Anybody),
     (routes::READY, "GET", "/v2/health/ready", Anybody),
@@ -72,6 +72,48 @@ const ROUTES: [(&str, &str, &str, Access); 30] = [
         "/v2/models/add_one/versions/1/stats",
         Administrator,
     ),
+    (routes::SERVER, "GET", "/v2", Administrator),
+    (routes::MODELS, "GET", "/v2/models", Administrator),
+    (
+        routes::MODEL_READY,
+        "GET",
+        "/v2/models/add_one/ready",
+        Administrator,
+    ),
+    (
+        routes::MODEL_READY_VERSION,
+        "GET",
+        "/v2/models/add_one/versions/1/ready",
+        Administrator,
+    ),
+    (
+        routes::MODEL_CONFIG,
+        "GET",
+        "/v2/models/add_one/config",
+        Administrator,
+    ),
+    (
+        routes::MODEL_CONFIG_VERSION,
+        "GET",
+        "/v2/models/add_one/versions/1/config",
+        Administrator,
+    ),
+    (routes::ALL_STATS, "GET", "/v2/models/stats", Administrator),
+    (routes::INDEX, "POST", "/v2/repository/index", Administrator),
+    (
+        routes::LOAD,
+        "POST",
+        "/v2/repository/models/add_one/load",
+        Administrator,
+    ),
+    (
+        routes::UNLOAD,
+        "POST",
+        "/v2/repository/models/nope/unload",
+        Administrator,
+    ),
+    (routes::V1_MODELS, "GET", "/v1/models", Administrator),
+    (routes::V1_MODEL, "GET", "/v1/models/add_one", Administrator),
     (routes::SCHEDULER, "GET", "/system/scheduler", Administrator),
     (
         routes::MEMORY_STATUS,
@@ -143,7 +185,7 @@ const ROUTES: [(&str, &str, &str, Access); 30] = [
 ];
 
 /// Each method of gRPC, and whom it answers.
-const METHODS: [(&str, Access); 15] = [
+const METHODS: [(&str, Access); 17] = [
     ("/grpc.health.v1.Health/Check", Anybody),
     ("/grpc.health.v1.Health/Watch", Anybody),
     ("/inference.GRPCInferenceService/ServerLive", Anybody),
@@ -169,6 +211,14 @@ const METHODS: [(&str, Access); 15] = [
     ),
     (
         "/inference.GRPCInferenceService/RepositoryIndex",
+        Administrator,
+    ),
+    (
+        "/inference.GRPCInferenceService/RepositoryModelLoad",
+        Administrator,
+    ),
+    (
+        "/inference.GRPCInferenceService/RepositoryModelUnload",
         Administrator,
     ),
     (

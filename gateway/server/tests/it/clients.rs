@@ -16,7 +16,7 @@ const PASSWORD: [(&str, &str); 2] = [("OSCAR_USERNAME", "oscar"), ("OSCAR_PASSWO
 
 /// Returns a command that runs Python with the packages that `make test` fetched, or says that the
 /// test is skipped.
-fn python(client: &str) -> Option<Command> {
+pub(crate) fn python(client: &str) -> Option<Command> {
     let program = std::env::var_os("PYTHON").unwrap_or_else(|| "python3".into());
     let version = "import sys; print('%d.%d' % sys.version_info[:2])";
     let output = Command::new(&program).args(["-c", version]).output();

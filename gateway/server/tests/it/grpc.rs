@@ -5,6 +5,7 @@ use std::time::Duration;
 use futures_util::{StreamExt as _, stream};
 use tokio::net::TcpStream;
 use tonic::Code;
+use tonic_types::StatusExt as _;
 use workers_protocol::health::HealthCheckRequest;
 use workers_protocol::health::health_check_response::ServingStatus;
 use workers_protocol::health::health_client::HealthClient;
@@ -64,7 +65,7 @@ fn typed(model: &str, datatype: &str, contents: InferTensorContents) -> ModelInf
     request
 }
 
-fn add_one(value: f32) -> ModelInferRequest {
+pub(crate) fn add_one(value: f32) -> ModelInferRequest {
     raw("add_one", "FP32", &[1, 4], floats(&[value; 4]))
 }
 
@@ -225,12 +226,12 @@ async fn what_is_wrong_is_refused_and_named() {
         model_name: "nope".to_owned(),
         ..good()
     };
-    cases.push((unknown, Code::NotFound, "no model `nope`"));
+    cases.push((unknown, Code::NotFound, "'nope' is not found"));
     let version = ModelInferRequest {
         model_version: "9".to_owned(),
         ..good()
     };
-    cases.push((version, Code::NotFound, "no version 9"));
+    cases.push((version, Code::NotFound, "version 9 is not found"));
     let mut both = good();
     both.inputs[0].contents = Some(InferTensorContents::default());
     cases.push((
@@ -286,7 +287,7 @@ async fn a_stream_answers_each_message_in_order_and_goes_on_after_an_error() {
     let answers: Vec<_> = answers.into_inner().map(Result::unwrap).collect().await;
     let said = answers
         .iter()
-        .map(|answer| answer.error_message.starts_with("no model"));
+        .map(|answer| answer.error_message.contains("unknown model"));
     assert_eq!(said.collect::<Vec<_>>(), [false, true, false]);
     let last = answers[2].infer_response.as_ref().unwrap();
     assert_eq!(last.raw_output_contents, [floats(&[3.0; 4])]);
@@ -303,6 +304,52 @@ async fn a_deadline_is_kept() {
     let late = client.model_infer(request).await.unwrap_err();
     assert_eq!(late.code(), Code::DeadlineExceeded, "{late}");
     drop(halted);
+    hearth.stop();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_refusal_says_when_to_try_again() {
+    let hearth = warm(&["--max-queue", "1"]);
+    let halted = Halted::new(worker(&hearth));
+    let (client, _) = connect(&hearth).await;
+    let ask = |value| {
+        let mut client = client.clone();
+        tokio::spawn(async move { client.model_infer(add_one(value)).await })
+    };
+    let running = ask(1.0);
+    await_running(&hearth);
+    let waiting = ask(2.0);
+    await_metric(&hearth, "entries_offered_total", "add_one", 3.0);
+    let refused = ask(3.0).await.unwrap().unwrap_err();
+    assert_eq!(refused.code(), Code::ResourceExhausted, "{refused}");
+    let delay = refused.get_details_retry_info().unwrap().retry_delay;
+    let ms = refused.metadata().get("retry-after-ms").unwrap();
+    let ms: u128 = ms.to_str().unwrap().parse().unwrap();
+    assert_eq!(delay.unwrap().as_millis().max(1), ms);
+    drop(halted);
+    running.await.unwrap().unwrap();
+    waiting.await.unwrap().unwrap();
+    hearth.stop();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_small_message_that_decodes_to_a_large_one_is_refused() {
+    let hearth = Hearth::start(Store::new().with_tiny("add_one"), &[]);
+    let (mut client, _) = connect(&hearth).await;
+    // Two bytes each on the wire, hundreds in memory.
+    let bomb = ModelInferRequest {
+        inputs: vec![InferInputTensor::default(); 1_000_000],
+        ..add_one(1.0)
+    };
+    let refused = client.model_infer(bomb).await.unwrap_err();
+    assert_eq!(refused.code(), Code::ResourceExhausted, "{refused}");
+    assert!(refused.message().contains("no room for"), "{refused}");
+    client.model_infer(add_one(1.0)).await.unwrap();
+    let metrics = hearth.get("/metrics").text();
+    assert!(
+        metrics.contains("\nhearth_bytes_in_flight 0\n"),
+        "{metrics}"
+    );
     hearth.stop();
 }
 

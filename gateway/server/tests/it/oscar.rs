@@ -139,12 +139,12 @@ fn a_definition_that_can_not_be_is_refused_with_the_reason() {
         (
             json!({"name": "a", "image": "model:none"}),
             400,
-            "no model `none`: there are `detector`, `mean`",
+            "Request for unknown model: 'none' is not found: there are `detector`, `mean`",
         ),
         (
             json!({"name": "a", "image": "model:mean:7"}),
             400,
-            "no version 7",
+            "version 7 is not found",
         ),
         (
             json!({"name": "a", "image": "model:../x"}),
@@ -355,7 +355,7 @@ fn a_service_without_its_model_says_so() {
     });
     let sentence = answer.refusal(503);
     assert!(
-        sentence.starts_with("service `colors`: no model `mean`"),
+        sentence.starts_with("service `colors`: Request for unknown model: 'mean' is not found"),
         "{sentence}"
     );
     let deployment = hearth.get("/system/services/colors/deployment").ok();

@@ -55,6 +55,12 @@ fn a_request_is_given_up_at_its_deadline_and_the_worker_lives_on() {
     drop(halted);
     assert_eq!(sum(&post(&hearth, 4)), 5.0);
     assert_eq!(hearth.metric("entries_expired_total", "add_one"), 3.0);
+    // Those that waited were not run: only what warmed the worker up, the first late one, the last.
+    assert_eq!(hearth.metric("batches_total", "add_one"), 3.0);
+    let rejected =
+        "nv_inference_request_failure{model=\"add_one\",reason=\"REJECTED\",version=\"1\"} 3\n";
+    let metrics = hearth.get("/metrics").text();
+    assert!(metrics.contains(rejected), "{metrics}");
     assert_eq!(hearth.workers(), workers);
     hearth.stop();
 }

@@ -113,14 +113,17 @@ fn bad_pictures_are_refused_and_the_worker_lives_on() {
             "/run/nobody",
             &picture,
             404,
-            &["no model `nobody`", "`add_one`, `detector`, `mean`"],
+            &[
+                "unknown model: 'nobody' is not found",
+                "`add_one`, `detector`, `mean`",
+            ],
         ),
         mistake(
             "an impossible model name",
             "/run/..%2f..%2fetc",
             &picture,
             404,
-            &["no model"],
+            &["unknown model"],
         ),
         mistake(
             "a picture to a tensor model",
@@ -269,10 +272,10 @@ fn bad_tensors_are_refused_and_the_worker_lives_on() {
 #[test]
 fn unknown_routes_and_other_methods_are_told_apart() {
     let hearth = Hearth::start(picture_models(), &[]);
-    assert_eq!(hearth.get("/run").refusal(404), "no such route");
-    assert_eq!(hearth.get("/").refusal(404), "no such route");
+    assert_eq!(hearth.get("/run").refusal(404), "Not Found");
+    assert_eq!(hearth.get("/").refusal(404), "Not Found");
     let answer = hearth.get("/run/mean");
-    assert_eq!(answer.refusal(405), "this route takes another method");
+    assert_eq!(answer.refusal(405), "Method Not Allowed");
     // RFC 9110 § 15.5.6.
     assert_eq!(answer.header("allow"), Some("POST"));
     let answer = hearth.post("/v2/health/live", b"");

@@ -43,7 +43,10 @@ fn a_folder_that_is_dropped_into_the_store_is_served() {
     let sentence = hearth
         .post("/v2/models/new/infer", body.as_bytes())
         .refusal(404);
-    assert_eq!(sentence, "no model `new`: the store is empty");
+    assert_eq!(
+        sentence,
+        "Request for unknown model: 'new' is not found: the store is empty"
+    );
     hearth.store().put("new", 1, PLAIN, &[tiny("add_one")]);
     await_model(&hearth, "new", "is served", is_served);
     let found = hearth.post("/v2/models/new/infer", body.as_bytes()).ok();
@@ -249,7 +252,7 @@ fn what_cannot_be_served_is_refused_with_the_reason() {
         ("gpu", &["cuda:0"]),
         ("size", &["9", "8"]),
         ("batch", &["`batch.max`", "got 0"]),
-        ("stage", &["stage `a` is not there", "no model `a`"]),
+        ("stage", &["stage `a` is not there", "unknown model: 'a'"]),
         ("truncated", &["ONNX Runtime can't load the model"]),
         ("nothing", &["onnx"]),
         ("two", &["add_one.onnx", "slow.onnx"]),

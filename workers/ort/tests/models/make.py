@@ -167,3 +167,20 @@ write(
         constant("shape", [-1, 6, len(BOXES)], np.int64),
     ],
 )
+
+# Of the signature that answers of a Triton server were captured of (gateway/server/tests/it/conformance).
+# Its weights are multiples of an eighth, so that sums of halves are exact.
+write(
+    "mlp",
+    [node("MatMul", ["x", "weights"], ["y"])],
+    [value("x", FLOAT, ["batch", 64])],
+    [value("y", FLOAT, ["batch", 10])],
+    [constant("weights", [[(7 * row + 13 * column) % 11 / 8 - 0.625 for column in range(10)] for row in range(64)])],
+)
+
+write(
+    "sum_and_difference",
+    [node("Add", ["a", "b"], ["sum"]), node("Sub", ["a", "b"], ["difference"])],
+    [value("a", FLOAT, ["batch", 2]), value("b", FLOAT, ["batch", 2])],
+    [value("sum", FLOAT, ["batch", 2]), value("difference", FLOAT, ["batch", 2])],
+)

@@ -1,16 +1,18 @@
-//! What there is and how it does, as the protocol's messages.
+//! What there is and how it does, as the protocol's messages; over HTTP they are written as JSON.
 
 use std::sync::Arc;
 
 use model_store::{ModelSpec, TensorSpec};
+use workers_protocol::InferError;
 use workers_protocol::oip::model_instance_group::Kind;
 use workers_protocol::oip::model_metadata_response::TensorMetadata;
+use workers_protocol::oip::model_version_policy::{All, PolicyChoice};
 use workers_protocol::oip::repository_index_response::ModelIndex;
 use workers_protocol::oip::system_shared_memory_status_response::RegionStatus;
 use workers_protocol::oip::{
-    DataType, ModelConfig, ModelDynamicBatching, ModelInput, ModelInstanceGroup,
-    ModelMetadataResponse, ModelOutput, ModelStatistics, ServerMetadataResponse, StatisticDuration,
-    SystemSharedMemoryStatusResponse,
+    DataType, MemoryUsage, ModelConfig, ModelDynamicBatching, ModelInput, ModelInstanceGroup,
+    ModelMetadataResponse, ModelOutput, ModelStatistics, ModelVersionPolicy,
+    ServerMetadataResponse, SystemSharedMemoryStatusResponse,
 };
 
 use crate::catalog::{Catalog, State};
@@ -19,14 +21,15 @@ use crate::revision::Revision;
 use crate::shared_memory::Region;
 
 /// The protocol's extensions that work here.
-const EXTENSIONS: [&str; 4] = [
+const EXTENSIONS: [&str; 5] = [
     "classification",
+    "model_repository",
     "model_configuration",
     "binary_tensor_data",
     "statistics",
 ];
 
-pub(super) fn server(offers_memory: bool) -> ServerMetadataResponse {
+pub(crate) fn server(offers_memory: bool) -> ServerMetadataResponse {
     let memory = offers_memory.then_some("system_shared_memory");
     ServerMetadataResponse {
         name: "hearth".to_owned(),
@@ -39,7 +42,7 @@ pub(super) fn server(offers_memory: bool) -> ServerMetadataResponse {
     }
 }
 
-pub(super) fn regions(regions: Vec<(String, Arc<Region>)>) -> SystemSharedMemoryStatusResponse {
+pub(crate) fn regions(regions: Vec<(String, Arc<Region>)>) -> SystemSharedMemoryStatusResponse {
     let of = |(name, region): (String, Arc<Region>)| {
         let status = RegionStatus {
             name: name.clone(),
@@ -54,7 +57,7 @@ pub(super) fn regions(regions: Vec<(String, Arc<Region>)>) -> SystemSharedMemory
     }
 }
 
-pub(super) fn metadata(catalog: &Catalog, revision: &Revision) -> ModelMetadataResponse {
+pub(crate) fn metadata(catalog: &Catalog, revision: &Revision) -> ModelMetadataResponse {
     let spec = &revision.model.spec;
     let ready = catalog
         .versions(revision.name.as_str())
@@ -76,7 +79,7 @@ pub(super) fn metadata(catalog: &Catalog, revision: &Revision) -> ModelMetadataR
 
 /// Returns a configuration in Triton's terms. There a batch is the first dimension of every tensor
 /// and left out of `dims`, or none of Triton's business.
-pub(super) fn config(revision: &Revision) -> ModelConfig {
+pub(crate) fn config(revision: &Revision) -> ModelConfig {
     let spec = &revision.model.spec;
     let is_batched = has_batches_first(spec);
     let dims = |tensor: &TensorSpec| {
@@ -99,6 +102,10 @@ pub(super) fn config(revision: &Revision) -> ModelConfig {
         name: revision.name.to_string(),
         platform: spec.platform.clone(),
         backend: "onnxruntime".to_owned(),
+        version_policy: Some(ModelVersionPolicy {
+            policy_choice: Some(PolicyChoice::All(All {})),
+        }),
+        default_model_filename: model_file(revision),
         max_batch_size: if is_batched { max_batch } else { 0 },
         input: spec.inputs.iter().map(input).collect(),
         output: spec.outputs.iter().map(output).collect(),
@@ -113,6 +120,14 @@ pub(super) fn config(revision: &Revision) -> ModelConfig {
         }],
         dynamic_batching: is_batched.then_some(ModelDynamicBatching {}),
     }
+}
+
+/// Returns the name of the model's file; a version with stages has none.
+fn model_file(revision: &Revision) -> String {
+    let model = &revision.model;
+    let path = model.manifest.model_file(&model.dir).ok();
+    let name = path.as_deref().and_then(std::path::Path::file_name);
+    name.map_or_else(String::new, |name| name.to_string_lossy().into_owned())
 }
 
 fn has_batches_first(spec: &ModelSpec) -> bool {
@@ -140,37 +155,70 @@ const fn data_type(datatype: model_store::DataType) -> DataType {
     }
 }
 
-pub(super) fn statistics(
-    dispatcher: &Dispatcher,
-    revisions: &[Arc<Revision>],
-) -> Vec<ModelStatistics> {
-    let of = |revision: &Arc<Revision>| {
-        // One that is going away has none.
-        let counters = dispatcher.revision(revision.id)?.0.counters;
-        let (mut statistics, last_inference) = revision.metrics.statistics();
-        let failed = counters.expired + counters.poisoned + counters.start_failed;
-        statistics.fail = Some(StatisticDuration {
-            count: failed,
-            ns: 0,
-        });
-        Some(ModelStatistics {
-            name: revision.name.to_string(),
-            version: revision.version.to_string(),
-            last_inference,
-            inference_count: counters.answered,
-            execution_count: counters.runs,
-            inference_stats: Some(statistics),
-        })
-    };
-    revisions.iter().filter_map(of).collect()
+/// Returns the revisions that statistics are asked of: for no name all that can be run, for no
+/// version all of a model.
+///
+/// # Errors
+/// `InvalidArgument` for what can't be run, in Triton's words.
+pub(crate) fn measured(
+    catalog: &Catalog,
+    name: &str,
+    version: &str,
+) -> Result<Vec<Arc<Revision>>, InferError> {
+    if name.is_empty() {
+        return Ok(catalog.revisions());
+    }
+    let of_model: Vec<_> = catalog
+        .versions(name)
+        .values()
+        .filter_map(|listed| listed.state.revision().cloned())
+        .collect();
+    if of_model.is_empty() {
+        let message = format!("requested model '{name}' is not available");
+        return Err(InferError::invalid(message));
+    }
+    let is_wanted =
+        |revision: &Arc<Revision>| version.is_empty() || revision.version.to_string() == version;
+    let wanted: Vec<_> = of_model.into_iter().filter(is_wanted).collect();
+    if wanted.is_empty() {
+        let message = format!("requested model version is not available for model '{name}'");
+        return Err(InferError::invalid(message));
+    }
+    Ok(wanted)
 }
 
-pub(super) fn index(catalog: &Catalog, is_ready_only: bool) -> Vec<ModelIndex> {
+/// Returns the statistics of a version, or `None` of one that is going away.
+pub(crate) fn statistics(dispatcher: &Dispatcher, revision: &Revision) -> Option<ModelStatistics> {
+    let (state, _) = dispatcher.revision(revision.id)?;
+    let totals = revision.metrics.totals();
+    let n_replicas = state.replicas.len() as u64;
+    let memory = MemoryUsage {
+        r#type: "CPU".to_owned(),
+        id: 0,
+        byte_size: n_replicas.saturating_mul(state.memory_bytes),
+    };
+    Some(ModelStatistics {
+        name: revision.name.to_string(),
+        version: revision.version.to_string(),
+        last_inference: totals.last_answer_ms,
+        inference_count: totals.items,
+        execution_count: state.counters.runs,
+        inference_stats: Some(totals.statistics()),
+        batch_stats: totals.batch_statistics(),
+        memory_usage: Some(memory)
+            .filter(|_| n_replicas > 0)
+            .into_iter()
+            .collect(),
+    })
+}
+
+pub(crate) fn index(catalog: &Catalog, is_ready_only: bool) -> Vec<ModelIndex> {
     let listed = catalog.all().into_iter();
     let models = listed.map(|listed| {
         let (state, reason) = match listed.state {
             State::Ready(_) => ("READY", String::new()),
             State::Refused(reason) | State::Failed(reason) => ("UNAVAILABLE", reason),
+            State::Unloaded => ("UNAVAILABLE", "unloaded".to_owned()),
         };
         ModelIndex {
             name: listed.stored.name.to_string(),
