@@ -1,5 +1,7 @@
 //! What a service's definition has to keep to.
 
+use std::time::Duration;
+
 use crate::{Invalid, Kind, Service, StorageIo};
 
 /// Longest name of a service, in bytes: OSCAR derives longer ones from it that are DNS labels.
@@ -26,6 +28,10 @@ pub fn is_service_name(name: &str) -> bool {
         && !name.starts_with('-')
         && !name.ends_with('-')
 }
+
+/// The annotation that says how long a script may take, in seconds: OSCAR has no field for it, and its
+/// clients pass annotations on.
+pub const TIMEOUT: &str = "hearth/timeout-s";
 
 /// Reads a quantity of Kubernetes, as `0.5`, `500m`, `256Mi`: a number of cores or bytes.
 fn quantity(text: &str) -> Option<f64> {
@@ -66,6 +72,23 @@ fn quantity(text: &str) -> Option<f64> {
 }
 
 impl Service {
+    /// Returns the memory that a script may use, in bytes.
+    pub fn memory_bytes(&self) -> Option<u64> {
+        quantity(&self.memory).map(|bytes| bytes as u64)
+    }
+
+    /// Returns the scratch space that a script may use, in bytes, if it is said.
+    pub fn scratch_bytes(&self) -> Option<u64> {
+        quantity(&self.ephemeral_storage_request).map(|bytes| bytes as u64)
+    }
+
+    /// Returns how long a script may take, if it is said.
+    pub fn timeout(&self) -> Option<Duration> {
+        let seconds = self.annotations.get(TIMEOUT)?.parse().ok();
+        let seconds = seconds.filter(|seconds| (1..=MAX_TIMEOUT_MS / 1000).contains(seconds));
+        seconds.map(Duration::from_secs)
+    }
+
     /// Checks a definition with its defaults.
     ///
     /// # Errors
@@ -74,6 +97,7 @@ impl Service {
         self.check_identity()?;
         self.check_scales()?;
         self.check_resources()?;
+        self.check_timeout()?;
         self.check_access()?;
         self.check_environment()?;
         self.check_storage()?;
@@ -156,6 +180,17 @@ impl Service {
             }
         }
         Ok(())
+    }
+
+    fn check_timeout(&self) -> Result<(), Invalid> {
+        match self.annotations.get(TIMEOUT) {
+            Some(text) if self.timeout().is_none() => Err(Invalid::new(format!(
+                "`annotations`: {TIMEOUT} is expected to be a whole number from 1 to {}, got {:?}",
+                MAX_TIMEOUT_MS / 1000,
+                excerpt(text)
+            ))),
+            _ => Ok(()),
+        }
     }
 
     fn check_access(&self) -> Result<(), Invalid> {

@@ -10,7 +10,7 @@ mod secret;
 mod service;
 mod storage;
 
-pub use check::{MAX_NAME_BYTES, is_service_name};
+pub use check::{MAX_NAME_BYTES, TIMEOUT, is_service_name};
 pub use fdl::Fdl;
 pub use secret::Secret;
 pub use service::{

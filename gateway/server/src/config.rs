@@ -21,6 +21,9 @@ use crate::tls::TlsFiles;
 /// More than any password that is taken.
 const MAX_PASSWORD_FILE_BYTES: u64 = 64 << 10;
 
+/// What makes this program the supervisor of a script.
+pub(crate) const SUPERVISE: &str = "supervise-script";
+
 /// Options of `hearth serve`; each also by its environment variable.
 #[derive(Args, Clone, Debug)]
 pub(crate) struct ServeOptions {
@@ -72,6 +75,9 @@ pub(crate) struct ServeOptions {
 
     #[command(flatten)]
     pub(crate) worker: WorkerOptions,
+
+    #[command(flatten)]
+    pub(crate) scripts: ScriptOptions,
 
     /// Request bodies in memory at a time; beyond it requests get 429
     #[arg(long, env = "HEARTH_MAX_BYTES_IN_FLIGHT", default_value = "256MiB", value_parser = parse_bytes, value_name = "BYTES")]
@@ -225,6 +231,23 @@ pub(crate) struct WorkerOptions {
     pub(crate) worker_debug_dir: Option<PathBuf>,
 }
 
+/// How the scripts of services are run.
+#[derive(Args, Clone, Debug)]
+pub(crate) struct ScriptOptions {
+    /// Run scripts as processes of this machine, whatever image their service names. Without it they
+    /// run in containers, where podman or docker has a daemon that answers, and else not at all
+    #[arg(long, env = "HEARTH_ALLOW_HOST_SCRIPTS")]
+    pub(crate) allow_host_scripts: bool,
+
+    /// Scripts at a time; more wait for their turn. Default: as many as there are cores
+    #[arg(long, env = "HEARTH_MAX_SCRIPTS", value_parser = clap::value_parser!(u32).range(1..=128), value_name = "N")]
+    max_scripts: Option<u32>,
+
+    /// How long a script may take whose service does not say, in seconds
+    #[arg(long, env = "HEARTH_SCRIPT_TIMEOUT_S", default_value_t = 3600, value_parser = clap::value_parser!(u64).range(1..=86_400), value_name = "S")]
+    script_timeout_s: u64,
+}
+
 /// Form of the log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub(crate) enum LogFormat {
@@ -301,6 +324,22 @@ impl ServeOptions {
 
     pub(crate) fn request_timeout(&self) -> Duration {
         Duration::from_millis(self.request_timeout_ms)
+    }
+}
+
+impl ScriptOptions {
+    /// Returns how many scripts run at a time.
+    pub(crate) fn slots(&self) -> usize {
+        let cores = || {
+            std::thread::available_parallelism()
+                .map_or(1, NonZero::get)
+                .min(128)
+        };
+        self.max_scripts.map_or_else(cores, |slots| slots as usize)
+    }
+
+    pub(crate) const fn timeout(&self) -> Duration {
+        Duration::from_secs(self.script_timeout_s)
     }
 }
 

@@ -59,6 +59,9 @@ enum Command {
         /// For which shell
         shell: Shell,
     },
+    /// What the gateway starts for each script
+    #[command(name = config::SUPERVISE, hide = true)]
+    SuperviseScript,
 }
 
 fn main() -> ExitCode {
@@ -74,6 +77,7 @@ fn main() -> ExitCode {
         }
         Command::Client(command) => cli::run(command),
         Command::Completions { shell } => complete(shell),
+        Command::SuperviseScript => return gateway_script::supervise(),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

@@ -7,6 +7,7 @@ mod jobs;
 mod metrics;
 mod random;
 mod registry;
+pub(crate) mod script;
 mod service;
 mod services;
 mod system;
@@ -29,7 +30,7 @@ use crate::routes::{
 };
 pub(crate) use jobs::Jobs;
 pub(crate) use registry::Services;
-pub(crate) use service::{Backend, Service};
+pub(crate) use service::{Backend, ModelService, Service};
 pub(crate) use usage::Call;
 
 /// The version of OSCAR that clients find: they choose by it what they ask for.

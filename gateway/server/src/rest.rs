@@ -24,6 +24,7 @@ use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use gateway_scheduler::{Class, Offer, Time};
+use gateway_script::Runner;
 use http::uri::PathAndQuery;
 use http::{HeaderMap, HeaderValue, StatusCode, Uri, header};
 use time::OffsetDateTime;
@@ -69,6 +70,7 @@ pub(crate) struct Front {
     pub(crate) limits: Limits,
     pub(crate) services: Arc<Services>,
     pub(crate) jobs: Arc<Jobs>,
+    pub(crate) runner: Arc<Runner>,
     pub(crate) started: OffsetDateTime,
 }
 
@@ -78,6 +80,8 @@ pub(crate) struct Limits {
     pub(crate) max_body: u64,
     pub(crate) max_pixels: u64,
     pub(crate) timeout: Duration,
+    /// Time that a script may take.
+    pub(crate) script_timeout: Duration,
 }
 
 /// Longest deadline, a day.
@@ -391,18 +395,8 @@ impl Front {
                 )));
             }
         };
-        let ms = match headers.get("x-request-timeout-ms") {
-            Some(value) => {
-                let ms = value
-                    .to_str()
-                    .ok()
-                    .and_then(|text| text.trim().parse().ok());
-                ms.filter(|ms| (1..=LONGEST_MS).contains(ms)).ok_or_else(|| {
-                    InferError::invalid(format!(
-                        "X-Request-Timeout-Ms: expected a whole number from 1 to {LONGEST_MS}, got {value:?}"
-                    ))
-                })?
-            }
+        let ms = match timeout_ms(headers)? {
+            Some(ms) => ms,
             None => match (defaults.timeout, class) {
                 (Some(timeout), _) => timeout.as_millis() as u64,
                 // Bulk waits for as long as there is something more urgent.
@@ -435,6 +429,26 @@ impl Front {
             class: Class::Bulk,
             trace: None,
         }
+    }
+}
+
+/// Returns the milliseconds of `X-Request-Timeout-Ms`, if there is one.
+///
+/// # Errors
+/// `InvalidArgument` of what is no number from 1 to a day.
+pub(crate) fn timeout_ms(headers: &HeaderMap) -> Result<Option<u64>, InferError> {
+    let Some(value) = headers.get("x-request-timeout-ms") else {
+        return Ok(None);
+    };
+    let ms = value
+        .to_str()
+        .ok()
+        .and_then(|text| text.trim().parse().ok());
+    match ms.filter(|ms| (1..=LONGEST_MS).contains(ms)) {
+        Some(ms) => Ok(Some(ms)),
+        None => Err(InferError::invalid(format!(
+            "X-Request-Timeout-Ms: expected a whole number from 1 to {LONGEST_MS}, got {value:?}"
+        ))),
     }
 }
 

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use gateway_scheduler::RevisionLimits;
+use gateway_script::{Runner, RunnerOptions};
 use time::OffsetDateTime;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
@@ -15,7 +16,7 @@ use tokio::task::JoinSet;
 use crate::auth::{Auth, Tokens};
 use crate::budget::Budget;
 use crate::catalog::Catalog;
-use crate::config::ServeOptions;
+use crate::config::{SUPERVISE, ServeOptions};
 use crate::dispatcher::Dispatcher;
 use crate::launcher::Pool;
 use crate::measurements::Measurements;
@@ -78,6 +79,21 @@ pub(crate) async fn serve(options: ServeOptions) -> anyhow::Result<()> {
     let budget = Budget::new(options.max_bytes_in_flight);
     let services = Services::open(&options.data, Arc::clone(&catalog), Arc::clone(&dispatcher))?;
     let jobs = Arc::new(Jobs::default());
+    let runner = Runner::open(RunnerOptions {
+        argument: SUPERVISE,
+        is_host_allowed: options.scripts.allow_host_scripts,
+        is_open: administrator.is_none(),
+        slots: options.scripts.slots(),
+        max_waiting: usize::try_from(options.max_queue)?,
+        data: options.data.clone(),
+    })
+    .with_context(|| format!("{} can't take scripts", options.data.display()))?;
+    if options.scripts.allow_host_scripts {
+        // Whether it can is better known now than when somebody needs it.
+        if let Err(error) = runner.check().await {
+            tracing::warn!("{error}");
+        }
+    }
     let acceptor = |protocol: Protocol| {
         let accept = |certificate: &Arc<Certificate>| certificate.acceptor(protocol.name());
         certificate.as_ref().map(accept).transpose()
@@ -120,9 +136,11 @@ pub(crate) async fn serve(options: ServeOptions) -> anyhow::Result<()> {
             max_body: options.max_body,
             max_pixels: worker.max_pixels,
             timeout: options.request_timeout(),
+            script_timeout: options.scripts.timeout(),
         },
         services,
         jobs: Arc::clone(&jobs),
+        runner: Arc::clone(&runner),
         started: OffsetDateTime::now_utc(),
     };
     let (drain, draining) = watch::channel(false);
@@ -186,7 +204,7 @@ pub(crate) async fn serve(options: ServeOptions) -> anyhow::Result<()> {
         measurements
             .keep(&catalog, &dispatcher, &mut HashMap::new())
             .await;
-        tokio::join!(dispatcher.close(), pool.close());
+        tokio::join!(dispatcher.close(), pool.close(), runner.close());
         // Waits for the collector. What of it panics has said so.
         let _ = tokio::task::spawn_blocking(move || tracer.close()).await;
     };

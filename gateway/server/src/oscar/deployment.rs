@@ -3,7 +3,7 @@
 use gateway_scheduler::ReplicaSnapshot;
 use serde::Serialize;
 
-use super::service::Service;
+use super::service::{Backend, Service};
 use crate::rest::Front;
 
 /// Whether a service can be called, and what runs for it.
@@ -27,7 +27,12 @@ pub(super) struct Named<'a> {
 
 impl Deployment {
     pub(super) fn of(front: &Front, service: &Service) -> Self {
-        let revision = match front.services.revision(service) {
+        let model = match &service.backend {
+            Backend::Model(model) => model,
+            // A process for each call, and none without.
+            Backend::Script(_) => return Self::new("ready", String::new(), 0, 0),
+        };
+        let revision = match front.services.revision(service, model) {
             Ok(revision) => revision,
             Err(error) => return Self::new("unavailable", error.message, 0, 0),
         };

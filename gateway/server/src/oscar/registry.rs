@@ -10,7 +10,7 @@ use workers_protocol::{Code, InferError};
 
 use super::database::Database;
 use super::random;
-use super::service::{Backend, Service};
+use super::service::{Backend, ModelService, Service};
 use super::usage::Usage;
 use crate::auth::{self, Tokens};
 use crate::catalog::{self, Catalog};
@@ -97,8 +97,12 @@ impl Services {
     /// # Errors
     /// `InvalidArgument` of a definition that can't be; `AlreadyExists`; `PermissionDenied` where
     /// there are too many.
-    pub(crate) fn create(&self, mut definition: Definition) -> Result<Arc<Service>, InferError> {
-        let backend = self.check(&mut definition)?;
+    pub(crate) fn create(
+        &self,
+        mut definition: Definition,
+        scripts: Result<(), InferError>,
+    ) -> Result<Arc<Service>, InferError> {
+        let backend = self.check(&mut definition, scripts)?;
         let database = self.changing();
         let n_services = {
             let index = self.index.read().unwrap_or_else(PoisonError::into_inner);
@@ -125,8 +129,12 @@ impl Services {
     ///
     /// # Errors
     /// `InvalidArgument` of a definition that can't be; `NotFound`.
-    pub(crate) fn update(&self, mut definition: Definition) -> Result<Arc<Service>, InferError> {
-        let backend = self.check(&mut definition)?;
+    pub(crate) fn update(
+        &self,
+        mut definition: Definition,
+        scripts: Result<(), InferError>,
+    ) -> Result<Arc<Service>, InferError> {
+        let backend = self.check(&mut definition, scripts)?;
         let database = self.changing();
         let before = self.find(&definition.name)?;
         let kept = &before.definition;
@@ -197,12 +205,15 @@ impl Services {
         Ok(())
     }
 
-    /// Returns the revision that a service's model is now.
+    /// Returns the revision that a model of a service is now.
     ///
     /// # Errors
     /// `Unavailable` while it is not there.
-    pub(crate) fn revision(&self, service: &Service) -> Result<Arc<Revision>, InferError> {
-        let Backend::Model(model) = &service.backend;
+    pub(crate) fn revision(
+        &self,
+        service: &Service,
+        model: &ModelService,
+    ) -> Result<Arc<Revision>, InferError> {
         self.catalog.find_reference(&model.model).map_err(|error| {
             let message = format!("service `{}`: {}", service.name(), error.message);
             InferError::new(Code::Unavailable, message)
@@ -235,7 +246,10 @@ impl Services {
             .map(|revision| (revision.id, catalog::scale(&revision.model.manifest)))
             .collect();
         for service in self.all() {
-            let Ok(revision) = self.revision(&service) else {
+            let Backend::Model(model) = &service.backend else {
+                continue;
+            };
+            let Ok(revision) = self.revision(&service, model) else {
                 continue;
             };
             let (min, max) = service.scale();
@@ -247,8 +261,13 @@ impl Services {
         }
     }
 
-    /// Checks a definition, puts in its defaults, and returns what will answer its calls.
-    fn check(&self, definition: &mut Definition) -> Result<Backend, InferError> {
+    /// Checks a definition, puts in its defaults, and returns what will answer its calls. A script needs
+    /// a place where scripts can run.
+    fn check(
+        &self,
+        definition: &mut Definition,
+        scripts: Result<(), InferError>,
+    ) -> Result<Backend, InferError> {
         definition.set_defaults();
         definition
             .check()
@@ -268,9 +287,12 @@ impl Services {
             )));
         }
         let backend = Backend::of(definition)?;
-        let Backend::Model(model) = &backend;
+        if let Backend::Script(_) = &backend {
+            scripts?;
+        }
         // One that can't be served just now may be later, and says so to who calls.
-        if let Err(error) = self.catalog.find_reference(&model.model)
+        if let Backend::Model(model) = &backend
+            && let Err(error) = self.catalog.find_reference(&model.model)
             && error.code == Code::NotFound
         {
             return Err(InferError::invalid(format!("`image`: {}", error.message)));

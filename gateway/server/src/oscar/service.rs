@@ -2,11 +2,12 @@
 
 use std::time::Duration;
 
-use gateway_oscar::{Draw, Kind, Secret, Service as Definition};
+use gateway_oscar::{Draw, Kind, Secret, Service as Definition, TIMEOUT};
 use gateway_scheduler::Class;
 use model_store::{ModelName, ModelReference};
 use workers_protocol::{DrawFormat, InferError, PictureOptions};
 
+use super::script::ScriptService;
 use super::usage::{Call, Usage};
 
 /// A service that is there.
@@ -23,6 +24,7 @@ pub(crate) struct Service {
 pub(crate) enum Backend {
     /// A model of the catalog.
     Model(ModelService),
+    Script(ScriptService),
 }
 
 /// A model, and what holds where a request does not say otherwise.
@@ -40,12 +42,10 @@ impl Backend {
     /// Returns what answers a service that is defined so.
     ///
     /// # Errors
-    /// `InvalidArgument` of a model that can't be named so, and of a script.
+    /// `InvalidArgument` of a model that can't be named so, or a script that can't be read.
     pub(crate) fn of(definition: &Definition) -> Result<Self, InferError> {
         if definition.kind() == Kind::Script {
-            return Err(InferError::invalid(
-                "`image`: script services are not there yet, expected `model:NAME` of a model of the store",
-            ));
+            return ScriptService::of(definition).map(Self::Script);
         }
         let block = definition.model().unwrap_or_default();
         let reference = |text: &str| {
@@ -116,24 +116,47 @@ impl Service {
         (scale(synchronous.min_scale), scale(synchronous.max_scale))
     }
 
-    /// Returns the fields that are kept and have no effect yet.
-    pub(crate) fn without_effect(definition: &Definition) -> Vec<String> {
+    /// Returns the fields that are kept and have no effect yet; those of scripts depend on whether they
+    /// run in containers.
+    pub(crate) fn without_effect(definition: &Definition, has_containers: bool) -> Vec<String> {
         // The last ones are the server's, not the author's.
-        const HEEDED: [&str; 11] = [
-            "image",
-            "model",
-            "synchronous.min_scale",
-            "synchronous.max_scale",
+        const HEEDED: [&str; 6] = [
             "cluster_id",
             "token",
             "owner",
             "namespace",
             "bucket_list",
             "volume_status",
+        ];
+        const OF_MODELS: [&str; 5] = [
+            "image",
+            "model",
+            "synchronous.min_scale",
+            "synchronous.max_scale",
             "storage_providers.minio",
         ];
+        const OF_SCRIPTS: [&str; 8] = [
+            "script",
+            "memory",
+            "ephemeral_storage_request",
+            "environment.variables",
+            "environment.secrets",
+            "log_level",
+            "file_stage_in",
+            "storage_providers.minio",
+        ];
+        let is_only_timeout = definition.annotations.keys().all(|key| key == TIMEOUT);
         let mut said = definition.said();
-        said.retain(|field| !HEEDED.contains(&field.as_str()));
+        said.retain(|field| {
+            let field = field.as_str();
+            let is_heeded = match definition.kind() {
+                Kind::Model => OF_MODELS.contains(&field),
+                Kind::Script if has_containers && ["image", "cpu"].contains(&field) => true,
+                Kind::Script if is_only_timeout && field == "annotations" => true,
+                Kind::Script => OF_SCRIPTS.contains(&field),
+            };
+            !is_heeded && !HEEDED.contains(&field)
+        });
         said
     }
 }

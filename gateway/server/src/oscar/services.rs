@@ -6,7 +6,7 @@ use axum::Json;
 use axum::body::Body;
 use axum::extract::{Path, RawQuery, State};
 use axum::response::{IntoResponse as _, Response};
-use gateway_oscar::Service as Definition;
+use gateway_oscar::{Kind, Service as Definition};
 use http::{HeaderMap, HeaderValue, StatusCode, header};
 use serde::Serialize;
 use workers_protocol::InferError;
@@ -35,9 +35,10 @@ pub(super) async fn create(
     body: Body,
 ) -> Result<Response, Text> {
     let definition = read(&front, &headers, body).await?;
-    let service = change(&front, move |services| services.create(definition)).await?;
+    let scripts = scripts(&front, &definition).await;
+    let service = change(&front, move |services| services.create(definition, scripts)).await?;
     tracing::info!(service = service.name(), "service created");
-    Ok(changed(StatusCode::CREATED, &service))
+    Ok(changed(&front, StatusCode::CREATED, &service))
 }
 
 pub(super) async fn update(
@@ -46,9 +47,10 @@ pub(super) async fn update(
     body: Body,
 ) -> Result<Response, Text> {
     let definition = read(&front, &headers, body).await?;
-    let service = change(&front, move |services| services.update(definition)).await?;
+    let scripts = scripts(&front, &definition).await;
+    let service = change(&front, move |services| services.update(definition, scripts)).await?;
     tracing::info!(service = service.name(), "service changed");
-    Ok(changed(StatusCode::NO_CONTENT, &service))
+    Ok(changed(&front, StatusCode::NO_CONTENT, &service))
 }
 
 pub(super) async fn delete(
@@ -116,6 +118,15 @@ async fn read(front: &Front, headers: &HeaderMap, body: Body) -> Result<Definiti
     Definition::from_json(&body).map_err(|error| invalid(&error).into())
 }
 
+/// Finds out whether scripts can be run here, where it matters.
+async fn scripts(front: &Front, definition: &Definition) -> Result<(), InferError> {
+    if definition.kind() != Kind::Script {
+        return Ok(());
+    }
+    let check = front.runner.check().await;
+    check.map_err(|error| InferError::invalid(error.to_string()))
+}
+
 /// Says as OSCAR does that a definition is none.
 pub(super) fn invalid(error: &gateway_oscar::Invalid) -> InferError {
     InferError::invalid(format!("The service specification is not valid: {error}"))
@@ -133,8 +144,8 @@ pub(super) async fn change<T: Send + 'static>(
 }
 
 /// Answers a change as OSCAR does, with nothing, and says in a header what has no effect.
-fn changed(status: StatusCode, service: &Service) -> Response {
-    let idle = Service::without_effect(&service.definition);
+fn changed(front: &Front, status: StatusCode, service: &Service) -> Response {
+    let idle = Service::without_effect(&service.definition, front.runner.has_containers());
     let mut response = status.into_response();
     if !idle.is_empty() {
         let warning = format!("kept without effect: {}", idle.join(", "));

@@ -32,7 +32,7 @@ impl Front {
     /// # Errors
     /// 413 over the limit of one body, 429 without room, 415 for an unknown coding, 408 for a client
     /// that stalls or takes longer than its own deadline.
-    pub(super) async fn read(
+    pub(crate) async fn read(
         &self,
         headers: &HeaderMap,
         body: Body,

@@ -19,7 +19,7 @@ use super::body::refuse;
 use super::picture::{Pictures, pictures};
 use super::{Answered, ApiError, Defaults, Front, Terms, for_bytes, with_timing};
 use crate::budget::Reservation;
-use crate::oscar::{Backend, Call, Service};
+use crate::oscar::{Backend, Call, ModelService, Service, script};
 use crate::revision::Revision;
 use crate::trace::Trace;
 
@@ -104,8 +104,12 @@ pub(super) async fn run(
         headers: &headers,
         trace: trace.map(|Extension(trace)| trace),
     };
-    let asked = match front.services.get(&name) {
-        Some(service) => front.asked_of_service(&service, said),
+    let service = front.services.get(&name);
+    let asked = match service.as_ref().map(|service| (service, &service.backend)) {
+        Some((service, Backend::Script(script))) => {
+            return script::run(&front, service, script, &headers, body).await;
+        }
+        Some((service, Backend::Model(model))) => front.asked_of_service(service, model, said),
         None => front.asked_of_model(&name, said),
     };
     let asked = match asked {
@@ -135,7 +139,11 @@ pub(crate) async fn job(
         headers,
         trace: None,
     };
-    let mut asked = match front.asked_of_service(service, said) {
+    let model = match &service.backend {
+        Backend::Model(model) => model,
+        Backend::Script(_) => return script::job(front, service, headers, body).await,
+    };
+    let mut asked = match front.asked_of_service(service, model, said) {
         Ok(asked) => asked,
         Err(error) => return Err(refuse(body, error)),
     };
@@ -168,14 +176,14 @@ impl Front {
     fn asked_of_service(
         &self,
         service: &Arc<Service>,
+        model: &ModelService,
         said: Said<'_>,
     ) -> Result<Asked, InferError> {
-        let Backend::Model(model) = &service.backend;
         let defaults = Defaults {
             timeout: model.timeout,
             class: model.class,
         };
-        let revision = self.services.revision(service)?;
+        let revision = self.services.revision(service, model)?;
         let mut asked = self.asked(revision, &model.options, said, defaults)?;
         asked.service = Some(Arc::clone(service));
         asked.is_base64_wanted = !is_accept_explicit(said.headers);

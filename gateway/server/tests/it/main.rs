@@ -27,6 +27,7 @@ mod refusals;
 mod repository;
 mod run;
 mod scheduling;
+mod scripts;
 mod shell;
 mod spare;
 mod store;

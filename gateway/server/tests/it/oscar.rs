@@ -159,7 +159,7 @@ fn a_definition_that_can_not_be_is_refused_with_the_reason() {
         (
             json!({"name": "a", "image": "cowsay", "script": "x"}),
             400,
-            "script services are not there yet",
+            "--allow-host-scripts",
         ),
         (
             model_service("there"),
