@@ -220,7 +220,8 @@ fn a_document_is_checked_as_a_whole_before_anything_is_applied() {
     let applied: Value = serde_json::from_slice(&output.stdout).unwrap();
     assert_eq!(applied[0]["outcome"], "created");
     let complaint = String::from_utf8(output.stderr).unwrap();
-    let says = "service `two`: `image`: no model `none`: there are `detector`, `mean`";
+    let says = "service `two`: `image`: Request for unknown model: 'none' is not found: \
+                there are `detector`, `mean`";
     assert!(complaint.contains(says), "{complaint}");
 
     // A script is found beside the document.
@@ -244,10 +245,10 @@ fn a_service_and_a_model_are_called_with_files_and_text() {
     let shell = Shell::at(&hearth);
     shell.write("fdl.yaml", DOCUMENT);
     shell.says(&["apply", "fdl.yaml"]);
-    // A worker has to start, which takes longer; later it may not.
-    let hurried = ["run", "mean", "--file", "red.png", "--timeout-ms", "1"];
+    // A worker has to start, which takes longer than the body to come; later it may not.
+    let hurried = ["run", "mean", "--file", "red.png", "--timeout-ms", "20"];
     let complaint = shell.complains(6, &hurried);
-    assert!(complaint.contains("1 ms"), "{complaint}");
+    assert!(complaint.contains("20 ms"), "{complaint}");
     let label = |text: &str| -> Value {
         let answer: Value = serde_json::from_str(text).unwrap();
         answer["predictions"][0]["label"].clone()
@@ -297,7 +298,8 @@ fn a_service_and_a_model_are_called_with_files_and_text() {
     );
     assert_eq!(
         complains(5, &["nope", "--file", "red.png"]),
-        "no model `nope`: there are `detector`, `mean`; services: `colors`, `found`"
+        "Request for unknown model: 'nope' is not found: there are `detector`, `mean`; \
+         services: `colors`, `found`"
     );
     let complaint = complains(1, &["colors", "--file", "nowhere.png"]);
     assert!(
