@@ -51,7 +51,7 @@ pub(crate) struct ServeOptions {
     #[command(flatten)]
     pub(crate) tls: TlsOptions,
 
-    /// Origin of pages that may call from a browser, as https://example.org; can be given several
+    /// Origin of pages that may call from a browser, as `https://example.org`; can be given several
     /// times. `*`, for any, needs a password
     #[arg(
         long = "cors-origin",
