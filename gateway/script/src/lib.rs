@@ -2,7 +2,7 @@
 //!
 //! What a script sees and what becomes of its output is pure: [`Event`], [`environment`],
 //! [`Filter`], [`Answer`]. Running it takes two processes. The gateway's [`Runner`] starts a
-//! supervisor, this same program, for each script, tells it a [`Task`] and hears a [`Report`]; the
+//! supervisor, this same program, for each script, tells it a `Task` and hears a `Report`; the
 //! supervisor ([`supervise`]) makes the scratch folder, starts the script within its limits, and
 //! leaves nothing of it behind, also where the gateway dies.
 
