@@ -259,20 +259,11 @@ impl Revision {
         }
     }
 
-    /// Judges an offer and counts it. `start` is when the first replica is predicted to be up, where
-    /// none is; `others` is the time that the device owes to other revisions.
-    pub(crate) fn admit(
-        &mut self,
-        now: Time,
-        offer: &Offer,
-        arrival: u64,
-        start: Option<Time>,
-        others: Duration,
-    ) -> Result<Promise, Refusal> {
-        let verdict = self.judge(now, offer, arrival, start, others);
+    /// Counts an offer that was judged.
+    pub(crate) fn count_offer(&mut self, now: Time, verdict: &Result<Promise, Refusal>) {
         self.counters.offered += 1;
         let refused = &mut self.counters.refused;
-        if let Err((reason, _)) = &verdict {
+        if let Err((reason, _)) = verdict {
             match reason {
                 RefusedReason::QueueFull => refused.queue_full += 1,
                 RefusedReason::Late { .. } => refused.late += 1,
@@ -291,10 +282,10 @@ impl Revision {
                 self.refused = Some(now);
             }
         }
-        verdict
     }
 
-    /// Says what would become of an offer.
+    /// Says what would become of an offer. `start` is when the first replica is predicted to be up,
+    /// where none is; `others` is the time that the device owes to other revisions.
     pub(crate) fn judge(
         &self,
         now: Time,

@@ -166,15 +166,13 @@ impl<E: Clone> Scheduler<E> {
             staging: Staging::Inline(Bucket::default()),
             class: Class::Interactive,
         };
-        let (start, others) = (
-            self.predicted_start(revision),
-            self.owed_to_others(revision),
-        );
-        asked
-            .judge(self.now, &least, self.n_arrivals, start, others)
-            .err()?;
+        let verdict = self.judge(revision, &least);
+        if verdict.is_ok() {
+            return None;
+        }
         self.n_arrivals += 1;
-        self.admit(revision, &least).err()
+        self.note(revision, &least, &verdict);
+        verdict.err()
     }
 
     /// Offers an entry. Its key names it until it is answered, cancelled, expired or failed.
@@ -191,7 +189,9 @@ impl<E: Clone> Scheduler<E> {
         self.advance(now);
         let now = self.now;
         self.n_arrivals += 1;
-        let promise = match self.admit(revision, &offer) {
+        let verdict = self.judge(revision, &offer);
+        self.note(revision, &offer, &verdict);
+        let promise = match verdict {
             Ok(promise) => promise,
             Err((reason, retry_after)) => {
                 return Err(Refused {
@@ -234,19 +234,27 @@ impl<E: Clone> Scheduler<E> {
         Ok(rank.key)
     }
 
-    /// Judges an offer, and takes note of the demand whatever the verdict: what is refused is wanted.
-    fn admit(&mut self, revision: RevisionId, offer: &Offer) -> Result<Promise, Refusal> {
-        let now = self.now;
+    /// Says what would become of an offer now.
+    fn judge(&self, revision: RevisionId, offer: &Offer) -> Result<Promise, Refusal> {
         let (start, others) = (
             self.predicted_start(revision),
             self.owed_to_others(revision),
         );
+        match self.revisions.get(revision.0) {
+            Some(asked) => asked.judge(self.now, offer, self.n_arrivals, start, others),
+            None => Err((RefusedReason::Retired, Duration::ZERO)),
+        }
+    }
+
+    /// Takes note of an offer and its demand, whatever the verdict: what is refused is wanted.
+    fn note(&mut self, revision: RevisionId, offer: &Offer, verdict: &Result<Promise, Refusal>) {
+        let now = self.now;
         let Some(offered) = self.revisions.get_mut(revision.0) else {
-            return Err((RefusedReason::Retired, Duration::ZERO));
+            return;
         };
-        let admission = offered.admit(now, offer, self.n_arrivals, start, others);
+        offered.count_offer(now, verdict);
         let is_served = !matches!(
-            admission,
+            verdict,
             Err((
                 RefusedReason::Retired | RefusedReason::Unavailable | RefusedReason::DeadlinePassed,
                 _
@@ -265,11 +273,10 @@ impl<E: Clone> Scheduler<E> {
             offered.n_wanted = offered.n_wanted.max(1);
             offered.idle_since = now;
         }
-        if is_served && admission.is_err() {
+        if is_served && verdict.is_err() {
             self.launch_wanted(revision);
             self.keep_scaled(revision);
         }
-        admission
     }
 
     /// Takes out an entry whose caller has left, and returns it if it was still there. Its place is
