@@ -10,16 +10,17 @@ use crate::slab::Index;
 use crate::stage::Stage;
 use crate::{Bucket, Class, Cost, Key, RevisionId, Time};
 
-/// What a message takes to the worker and back while that was not measured, and at least: a run may
-/// be named so long before a slot is predicted to be free. Earlier, and a batch would be closed that
-/// could still grow.
+/// What a message takes to the worker and back: a run may be named so long before a slot is predicted
+/// to be free. Earlier, and something more urgent could still come.
 const ROUND_TRIP: Duration = Duration::from_micros(150);
 
-/// The same at most: a gateway that takes longer has another trouble.
-const MAX_ROUND_TRIP: Duration = Duration::from_millis(50);
+/// Of runs as short as this several are named ahead, and so long before: nothing more urgent waits
+/// longer for them, and what tells of the end of one run comes too late to name the next.
+const SHORT_RUN: Duration = Duration::from_millis(4);
 
-/// Only of runs as short as this several are named ahead.
-const SHORT_RUN: Duration = Duration::from_millis(2);
+/// How long before at most, where messages are measured to take longer still: a gateway of which that
+/// is true has another trouble.
+const MAX_ROUND_TRIP: Duration = Duration::from_millis(50);
 
 /// Runs named beyond the slots at most. Workers have room for as many (`MAX_NAMED_AHEAD` there).
 const MAX_NAMED_AHEAD: usize = 16;
@@ -108,6 +109,8 @@ pub(crate) struct Run {
     pub(crate) engine: Duration,
     /// What the engine had to do before it when it was named.
     pub(crate) queued: Duration,
+    /// How long the engine worked, once that is known.
+    pub(crate) worked: Duration,
     /// When it is predicted to end.
     pub(crate) ends: Time,
 }
@@ -168,20 +171,22 @@ impl Replica {
     }
 
     /// Whether a run may be named although no slot is free: while the worker is predicted to be
-    /// through with all that was named before a message could go to it and back. Under load that is
-    /// many times what a short run takes, and naming one at a time would leave the worker idle. Of a
-    /// run that takes longer than it could nothing is known any more.
+    /// through with all that was named before a message could go to it and back, or soon. Under load
+    /// the one is many times what a short run takes, and naming one at a time would leave the worker
+    /// idle. Of a run that takes longer than it could nothing is known any more.
     pub(crate) fn may_name_ahead(&self, now: Time, round_trip: Option<Duration>) -> bool {
         let n_slots = self.n_slots();
         if self.runs.len() < n_slots || self.runs.len() >= n_slots + MAX_NAMED_AHEAD {
             return false;
         }
         // Long runs vary by more than a message takes, and what they vary by would pass for it.
-        let is_short = self.runs.iter().all(|run| run.engine <= SHORT_RUN);
-        let round_trip = match round_trip {
-            Some(round_trip) if is_short => round_trip.clamp(ROUND_TRIP, MAX_ROUND_TRIP),
-            _ if self.runs.len() > n_slots => return false,
-            _ => ROUND_TRIP,
+        let lead = if self.runs.iter().all(|run| run.engine <= SHORT_RUN) {
+            let round_trip = round_trip.unwrap_or_default();
+            round_trip.clamp(SHORT_RUN, MAX_ROUND_TRIP)
+        } else if self.runs.len() > n_slots {
+            return false;
+        } else {
+            ROUND_TRIP
         };
         let mut queued = Duration::ZERO;
         for (place, run) in self.runs.iter().enumerate() {
@@ -189,12 +194,12 @@ impl Replica {
                 true => now.saturating_since(run.began),
                 false => Duration::ZERO,
             };
-            if run.engine.is_zero() || worked > run.engine + 2 * round_trip {
+            if run.engine.is_zero() || worked > run.engine + 2 * lead {
                 return false;
             }
             queued += run.engine.saturating_sub(worked);
         }
-        queued <= round_trip * n_slots as u32
+        queued <= lead * n_slots as u32
     }
 
     /// Returns what the engine is predicted to take for all that was named, over the slots.

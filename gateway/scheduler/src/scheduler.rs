@@ -369,12 +369,13 @@ impl<E: Clone> Scheduler<E> {
     /// is the way to the worker and back, and what keeps the caller from hearing of it.
     pub fn engine_took(&mut self, now: Time, replica: ReplicaId, run: Key, took: Duration) {
         self.now = self.now.max(now);
-        let Some(replica) = self.replicas.get(replica.0) else {
+        let Some(replica) = self.replicas.get_mut(replica.0) else {
             return;
         };
-        let Some(run) = replica.runs.iter().find(|other| other.name == run) else {
+        let Some(run) = replica.runs.iter_mut().find(|other| other.name == run) else {
             return;
         };
+        run.worked = took;
         let Some(revision) = self.revisions.get_mut(replica.revision.0) else {
             return;
         };
@@ -421,7 +422,8 @@ impl<E: Clone> Scheduler<E> {
             next.ends = self.now.saturating_add(next.predicted);
             revision.ends_sum += u128::from(next.ends.as_nanos());
         }
-        let took = self.now.saturating_since(run.began);
+        // Ends that are heard of together would leave no time between them.
+        let took = self.now.saturating_since(run.began).max(run.worked);
         let is_first = revision.curves.latest().is_none();
         revision.curves.observe(run.bucket, run.items, took);
         revision.ran = Some(self.now);

@@ -409,6 +409,7 @@ impl<E: Clone> Scheduler<E> {
             predicted,
             engine,
             queued,
+            worked: Duration::ZERO,
             ends,
         });
         if let Some(up) = &mut replica.up {

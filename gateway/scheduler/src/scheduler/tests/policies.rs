@@ -168,6 +168,30 @@ fn the_next_run_is_named_a_message_s_way_before_the_slot_is_free_and_not_earlier
 }
 
 #[test]
+fn of_short_runs_several_are_named_ahead_as_far_as_they_end_soon() {
+    let (mut f, replica) = seeded(1, &[(1, 2)]);
+    for _ in 0..6 {
+        f.offer_at(ms(0), s(10)).unwrap();
+    }
+    assert_eq!(f.batches().len(), 3, "those named before take 6 ms");
+    f.freed(ms(2), replica);
+    assert_eq!(f.batches().len(), 1);
+
+    // Two ends that are heard of together are not two runs of which one took no time.
+    let run = f.oldest_run(replica);
+    f.scheduler
+        .engine_took(ms(6), replica, run, Duration::from_millis(2));
+    f.freed(ms(6), replica);
+    let run = f.oldest_run(replica);
+    f.scheduler
+        .engine_took(ms(6), replica, run, Duration::from_millis(2));
+    let before = f.state().curves[0].points[0].slot_time;
+    f.freed(ms(6), replica);
+    let after = f.state().curves[0].points[0].slot_time;
+    assert!(after >= Duration::from_millis(2), "{before:?} {after:?}");
+}
+
+#[test]
 fn nothing_is_named_ahead_while_others_wait_for_the_cores() {
     let mut two = Shared::new(1, u64::MAX, &[RevisionLimits::default(); 2]);
     let [a, b] = two.up(&[ROOMY; 2])[..] else {
