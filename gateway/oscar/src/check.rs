@@ -238,9 +238,10 @@ impl Service {
 
     fn check_storage(&self) -> Result<(), Invalid> {
         for input in &self.input {
-            if !["minio", "webdav", "rucio"].contains(&input.reference().provider) {
+            let provider = input.reference().provider;
+            if !["minio", "s3", "folder", "webdav", "rucio"].contains(&provider) {
                 return Err(Invalid::new(
-                    "unrecognized input (valid inputs are MinIO and dCache)",
+                    "unrecognized input (valid inputs are MinIO, S3, folders and dCache)",
                 ));
             }
         }

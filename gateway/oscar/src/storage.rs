@@ -1,6 +1,7 @@
 //! Where files come from and go to: providers, and paths at them.
 
 use std::collections::BTreeMap;
+use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
@@ -113,7 +114,7 @@ pub struct StorageIo {
 /// `storage_provider`, read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct StorageReference<'a> {
-    /// `minio`, `s3`, `onedata`, `webdav` or `rucio`.
+    /// `minio`, `s3`, `onedata`, `webdav`, `rucio` or `folder`.
     pub provider: &'a str,
     /// Which of that type.
     pub id: &'a str,
@@ -131,7 +132,8 @@ pub struct StoragePath {
 // === impl StorageProviders ===
 
 impl StorageProviders {
-    /// Whether there are credentials for this provider; of `minio.default` there always are.
+    /// Whether there is what this provider needs; of `minio.default` and folders there always is, since
+    /// the gateway has it.
     pub fn has(&self, reference: StorageReference<'_>) -> bool {
         let id = reference.id;
         match reference.provider {
@@ -140,6 +142,8 @@ impl StorageProviders {
             "onedata" => self.onedata.contains_key(id),
             "webdav" => self.webdav.contains_key(id),
             "rucio" => self.rucio.contains_key(id),
+            // The operator's to name.
+            "folder" => true,
             _ => false,
         }
     }
@@ -171,19 +175,31 @@ impl Default for Minio {
     }
 }
 
+// === impl StorageReference ===
+
+impl<'a> StorageReference<'a> {
+    /// Reads `TYPE.ID`, or `TYPE` for its default.
+    pub fn parse(text: &'a str) -> Self {
+        let (provider, id) = text.split_once('.').unwrap_or((text, ""));
+        Self {
+            provider: provider.trim(),
+            id: if id.is_empty() { DEFAULT_ID } else { id },
+        }
+    }
+}
+
+impl fmt::Display for StorageReference<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}.{}", self.provider, self.id)
+    }
+}
+
 // === impl StorageIo ===
 
 impl StorageIo {
     /// Returns which provider it is at; a bare type means its default.
     pub fn reference(&self) -> StorageReference<'_> {
-        let (provider, id) = self
-            .provider
-            .split_once('.')
-            .unwrap_or((&self.provider, ""));
-        StorageReference {
-            provider: provider.trim(),
-            id: if id.is_empty() { DEFAULT_ID } else { id },
-        }
+        StorageReference::parse(&self.provider)
     }
 
     /// Returns bucket and folder of a path at MinIO or S3. A path of one name is a folder of the

@@ -10,12 +10,14 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use clap::Args;
+use gateway_oscar::Minio;
 use gateway_scheduler::DeviceLimits;
 use workers_protocol::wire::MAX_ENTRY_BYTES;
 
 use crate::auth::{Administrator, Secret};
 use crate::memory;
 use crate::rest::AllowedOrigin;
+use crate::storage::{Account, NamedFolder, StorageError};
 use crate::tls::TlsFiles;
 
 /// More than any password that is taken.
@@ -78,6 +80,9 @@ pub(crate) struct ServeOptions {
 
     #[command(flatten)]
     pub(crate) scripts: ScriptOptions,
+
+    #[command(flatten)]
+    pub(crate) storage: StorageOptions,
 
     /// Request bodies in memory at a time; beyond it requests get 429
     #[arg(long, env = "HEARTH_MAX_BYTES_IN_FLIGHT", default_value = "256MiB", value_parser = parse_bytes, value_name = "BYTES")]
@@ -248,6 +253,58 @@ pub(crate) struct ScriptOptions {
     script_timeout_s: u64,
 }
 
+/// Where the objects of services are kept.
+#[derive(Args, Clone, Debug)]
+pub(crate) struct StorageOptions {
+    /// A MinIO to keep objects at, as `https://minio.example.org:9000`: what services call
+    /// `minio.default`, instead of the store that Hearth has itself
+    #[arg(
+        long,
+        env = "MINIO_ENDPOINT",
+        value_name = "URL",
+        requires = "minio_access_key",
+        requires = "minio_secret_key"
+    )]
+    pub(crate) minio_endpoint: Option<String>,
+
+    /// Who calls there
+    #[arg(long, env = "MINIO_ACCESS_KEY", value_name = "KEY")]
+    pub(crate) minio_access_key: Option<Secret>,
+
+    /// The caller's secret. Others on this machine see it in the list of processes: better in the
+    /// environment
+    #[arg(
+        long,
+        env = "MINIO_SECRET_KEY",
+        hide_env_values = true,
+        value_name = "SECRET"
+    )]
+    pub(crate) minio_secret_key: Option<Secret>,
+
+    /// The region that it says it is in
+    #[arg(
+        long,
+        env = "MINIO_REGION",
+        default_value = "us-east-1",
+        value_name = "REGION"
+    )]
+    pub(crate) minio_region: String,
+
+    /// Whether its certificate is verified
+    #[arg(long, env = "MINIO_TLS_VERIFY", default_value = "true", action = clap::ArgAction::Set, value_parser = clap::builder::BoolishValueParser::new(), value_name = "BOOL")]
+    pub(crate) minio_tls_verify: bool,
+
+    /// A folder of this machine that services may read and write, as storage provider
+    /// `folder.NAME`; can be given several times
+    #[arg(
+        long = "folder",
+        env = "HEARTH_FOLDER",
+        value_delimiter = ',',
+        value_name = "NAME=PATH"
+    )]
+    pub(crate) folders: Vec<NamedFolder>,
+}
+
 /// Form of the log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub(crate) enum LogFormat {
@@ -324,6 +381,30 @@ impl ServeOptions {
 
     pub(crate) fn request_timeout(&self) -> Duration {
         Duration::from_millis(self.request_timeout_ms)
+    }
+}
+
+impl StorageOptions {
+    /// Returns the account at an external MinIO, if there is to be one.
+    ///
+    /// # Errors
+    /// Of an endpoint that is no URL of a server.
+    pub(crate) fn minio(&self) -> Result<Option<Account>, StorageError> {
+        let Some(endpoint) = &self.minio_endpoint else {
+            return Ok(None);
+        };
+        let secret = |secret: &Option<Secret>| {
+            let secret = secret.as_ref().map(Secret::expose);
+            gateway_oscar::Secret::from(secret.unwrap_or_default())
+        };
+        let minio = Minio {
+            endpoint: endpoint.clone(),
+            verify: self.minio_tls_verify,
+            access_key: secret(&self.minio_access_key),
+            secret_key: secret(&self.minio_secret_key),
+            region: self.minio_region.clone(),
+        };
+        Account::minio(&minio).map(|account| Some(account.own()))
     }
 }
 

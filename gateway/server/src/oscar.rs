@@ -31,6 +31,7 @@ use crate::routes::{
 pub(crate) use jobs::Jobs;
 pub(crate) use registry::Services;
 pub(crate) use service::{Backend, ModelService, Service};
+pub(crate) use services::keep_places;
 pub(crate) use usage::Call;
 
 /// The version of OSCAR that clients find: they choose by it what they ask for.

@@ -49,6 +49,7 @@ use crate::routes::{
     V1_MODELS,
 };
 use crate::shared_memory::SharedMemory;
+use crate::storage::Providers;
 use crate::timeline::{self, Timeline};
 use crate::trace::{Trace, Tracer};
 pub(crate) use body::refuse;
@@ -69,6 +70,7 @@ pub(crate) struct Front {
     pub(crate) shared_memory: SharedMemory,
     pub(crate) limits: Limits,
     pub(crate) services: Arc<Services>,
+    pub(crate) providers: Arc<Providers>,
     pub(crate) jobs: Arc<Jobs>,
     pub(crate) runner: Arc<Runner>,
     pub(crate) started: OffsetDateTime,

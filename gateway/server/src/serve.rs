@@ -21,11 +21,12 @@ use crate::dispatcher::Dispatcher;
 use crate::launcher::Pool;
 use crate::measurements::Measurements;
 use crate::metrics::Metrics;
-use crate::oscar::{Jobs, Services};
+use crate::oscar::{Jobs, Services, keep_places};
 use crate::replica::ProcessLauncher;
 use crate::rest::{self, Front, Guard, Limits};
 use crate::server::Protocol;
 use crate::shared_memory::SharedMemory;
+use crate::storage::{Calls, Providers, S3, Storage};
 use crate::tls::Certificate;
 use crate::trace::Tracer;
 use crate::{data, grpc, server};
@@ -78,6 +79,7 @@ pub(crate) async fn serve(options: ServeOptions) -> anyhow::Result<()> {
     )?;
     let budget = Budget::new(options.max_bytes_in_flight);
     let services = Services::open(&options.data, Arc::clone(&catalog), Arc::clone(&dispatcher))?;
+    let providers = Arc::new(providers(&options)?);
     let jobs = Arc::new(Jobs::default());
     let runner = Runner::open(RunnerOptions {
         argument: SUPERVISE,
@@ -139,6 +141,7 @@ pub(crate) async fn serve(options: ServeOptions) -> anyhow::Result<()> {
             script_timeout: options.scripts.timeout(),
         },
         services,
+        providers,
         jobs: Arc::clone(&jobs),
         runner: Arc::clone(&runner),
         started: OffsetDateTime::now_utc(),
@@ -146,6 +149,7 @@ pub(crate) async fn serve(options: ServeOptions) -> anyhow::Result<()> {
     let (drain, draining) = watch::channel(false);
     let front = Arc::new(front);
     let room = Arc::new(Semaphore::new(options.max_connections as usize));
+    background.spawn(keep_places(Arc::clone(&front)));
     let mut serving = JoinSet::new();
     if let Some(listener) = grpc_listener {
         let limit = usize::try_from(options.grpc_max_message)?;
@@ -216,6 +220,18 @@ pub(crate) async fn serve(options: ServeOptions) -> anyhow::Result<()> {
         }
     }
     Ok(())
+}
+
+/// Returns the storage providers that the operator names.
+fn providers(options: &ServeOptions) -> anyhow::Result<Providers> {
+    let calls = Calls::new();
+    let minio = options.storage.minio().context("MINIO_ENDPOINT")?;
+    let minio = minio.map(|account| {
+        let s3 = S3::new("minio.default".to_owned(), account, calls.clone());
+        Storage::S3(Arc::new(s3))
+    });
+    let folders = options.storage.folders.clone();
+    Ok(Providers::new(minio, folders, calls))
 }
 
 async fn asked_to_stop() -> std::io::Result<()> {

@@ -63,8 +63,8 @@ fn each_mistake_names_its_field() {
         ),
         (r#","isolation_level":"none""#, "`isolation_level`"),
         (
-            r#","input":[{"storage_provider":"s3","path":"a/b"}]"#,
-            "unrecognized input (valid inputs are MinIO and dCache)",
+            r#","input":[{"storage_provider":"onedata","path":"a/b"}]"#,
+            "unrecognized input (valid inputs are MinIO, S3, folders and dCache)",
         ),
         (
             r#","input":[{"storage_provider":"minio","path":" / "}]"#,

@@ -128,14 +128,17 @@ impl Service {
             "bucket_list",
             "volume_status",
         ];
-        const OF_MODELS: [&str; 5] = [
+        const OF_MODELS: [&str; 8] = [
             "image",
             "model",
             "synchronous.min_scale",
             "synchronous.max_scale",
+            "input",
+            "output",
             "storage_providers.minio",
+            "storage_providers.s3",
         ];
-        const OF_SCRIPTS: [&str; 8] = [
+        const OF_SCRIPTS: [&str; 11] = [
             "script",
             "memory",
             "ephemeral_storage_request",
@@ -143,7 +146,10 @@ impl Service {
             "environment.secrets",
             "log_level",
             "file_stage_in",
+            "input",
+            "output",
             "storage_providers.minio",
+            "storage_providers.s3",
         ];
         let is_only_timeout = definition.annotations.keys().all(|key| key == TIMEOUT);
         let mut said = definition.said();

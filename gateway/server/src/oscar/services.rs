@@ -1,6 +1,7 @@
 //! `/system/services`: creating, reading, changing and deleting services.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::Json;
 use axum::body::Body;
@@ -36,9 +37,10 @@ pub(super) async fn create(
 ) -> Result<Response, Text> {
     let definition = read(&front, &headers, body).await?;
     let scripts = scripts(&front, &definition).await;
-    let service = change(&front, move |services| services.create(definition, scripts)).await?;
+    let made = to_its_end(create_with_places(Arc::clone(&front), definition, scripts)).await?;
+    let (service, warnings) = made;
     tracing::info!(service = service.name(), "service created");
-    Ok(changed(&front, StatusCode::CREATED, &service))
+    Ok(changed(&front, StatusCode::CREATED, &service, warnings))
 }
 
 pub(super) async fn update(
@@ -48,17 +50,18 @@ pub(super) async fn update(
 ) -> Result<Response, Text> {
     let definition = read(&front, &headers, body).await?;
     let scripts = scripts(&front, &definition).await;
-    let service = change(&front, move |services| services.update(definition, scripts)).await?;
+    let made = to_its_end(update_with_places(Arc::clone(&front), definition, scripts)).await?;
+    let (service, warnings) = made;
     tracing::info!(service = service.name(), "service changed");
-    Ok(changed(&front, StatusCode::NO_CONTENT, &service))
+    Ok(changed(&front, StatusCode::NO_CONTENT, &service, warnings))
 }
 
 pub(super) async fn delete(
     State(front): State<Arc<Front>>,
     Path(name): Path<String>,
 ) -> Result<StatusCode, Text> {
-    let service = name.clone();
-    change(&front, move |services| services.delete(&service)).await?;
+    let service = front.services.find(&name)?;
+    to_its_end(delete_with_places(Arc::clone(&front), service)).await?;
     front.jobs.delete_all(&name, false);
     tracing::info!(service = name, "service deleted");
     Ok(StatusCode::NO_CONTENT)
@@ -143,18 +146,112 @@ pub(super) async fn change<T: Send + 'static>(
         .unwrap_or_else(|error| Err(InferError::internal(error.to_string())))
 }
 
-/// Answers a change as OSCAR does, with nothing, and says in a header what has no effect.
-fn changed(front: &Front, status: StatusCode, service: &Service) -> Response {
+/// Answers a change as OSCAR does, with nothing, and says in a header what has no effect and what is
+/// not as it might be.
+fn changed(
+    front: &Front,
+    status: StatusCode,
+    service: &Service,
+    mut warnings: Vec<String>,
+) -> Response {
     let idle = Service::without_effect(&service.definition, front.runner.has_containers());
-    let mut response = status.into_response();
     if !idle.is_empty() {
-        let warning = format!("kept without effect: {}", idle.join(", "));
+        warnings.push(format!("kept without effect: {}", idle.join(", ")));
+    }
+    let mut response = status.into_response();
+    if !warnings.is_empty() {
+        let warning = warnings.join("; ");
         tracing::info!(service = service.name(), "{warning}");
         if let Ok(value) = HeaderValue::from_str(&warning) {
             response.headers_mut().insert("x-hearth-warning", value);
         }
     }
     response
+}
+
+// === the places of services ===
+
+/// How long it takes to try again what storage could not do.
+const RETRY: Duration = Duration::from_secs(30);
+
+/// Does a change to its end, also where its caller leaves meanwhile.
+async fn to_its_end<T: Send + 'static>(
+    work: impl Future<Output = Result<T, InferError>> + Send + 'static,
+) -> Result<T, InferError> {
+    tokio::spawn(work)
+        .await
+        .unwrap_or_else(|error| Err(InferError::internal(error.to_string())))
+}
+
+/// Takes in a service and makes its places; without them it is none.
+async fn create_with_places(
+    front: Arc<Front>,
+    definition: Definition,
+    scripts: Result<(), InferError>,
+) -> Result<(Arc<Service>, Vec<String>), InferError> {
+    let service = change(&front, move |services| services.create(definition, scripts)).await?;
+    match front.providers.make_places(&service.definition).await {
+        Ok(warnings) => Ok((service, warnings)),
+        Err(error) => {
+            delete_with_places(front, service).await?;
+            Err(error.into())
+        }
+    }
+}
+
+/// Makes the places that a changed service has, changes it, and gives up those that it had.
+async fn update_with_places(
+    front: Arc<Front>,
+    definition: Definition,
+    scripts: Result<(), InferError>,
+) -> Result<(Arc<Service>, Vec<String>), InferError> {
+    let before = front.services.find(&definition.name)?;
+    let warnings = front.providers.make_places(&definition).await?;
+    let service = change(&front, move |services| services.update(definition, scripts)).await?;
+    give_up_places(&front, &before.definition).await;
+    Ok((service, warnings))
+}
+
+async fn delete_with_places(front: Arc<Front>, service: Arc<Service>) -> Result<(), InferError> {
+    let name = service.name().to_owned();
+    change(&front, move |services| services.delete(&name)).await?;
+    give_up_places(&front, &service.definition).await;
+    Ok(())
+}
+
+/// Gives up the places of a definition that holds no more. Where storage can't, they stay: what they
+/// announce finds no service.
+async fn give_up_places(front: &Front, definition: &Definition) {
+    let services = front.services.all();
+    let others = services.iter().map(|service| &service.definition);
+    if let Err(error) = front.providers.give_up_places(definition, others).await {
+        tracing::warn!(service = definition.name, %error, "what it has at a storage provider stays");
+    }
+}
+
+/// Makes the places of all services that there are at the start, and tries until they are made: the
+/// storage may be new, or not there yet.
+pub(crate) async fn keep_places(front: Arc<Front>) {
+    let mut left = front.services.all();
+    loop {
+        let mut failed = Vec::new();
+        for service in left {
+            if let Err(error) = front.providers.make_places(&service.definition).await {
+                tracing::warn!(service = service.name(), %error, "it can't have its places at a storage provider");
+                failed.push(service);
+            }
+        }
+        if failed.is_empty() {
+            return;
+        }
+        tokio::time::sleep(RETRY).await;
+        // What was changed or deleted meanwhile has seen to itself.
+        failed.retain(|service| {
+            let now = front.services.get(service.name());
+            now.is_some_and(|now| Arc::ptr_eq(&now, service))
+        });
+        left = failed;
+    }
 }
 
 // === jobs ===
