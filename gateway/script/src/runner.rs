@@ -167,6 +167,11 @@ impl Runner {
         self.ready().await.map(|_| ())
     }
 
+    /// Returns how many scripts run at a time.
+    pub fn slots(&self) -> usize {
+        self.options.slots
+    }
+
     /// Whether scripts run in containers, as far as is known.
     pub fn has_containers(&self) -> bool {
         matches!(self.ready.get(), Some(Ready::Container { .. }))

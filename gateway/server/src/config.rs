@@ -84,6 +84,9 @@ pub(crate) struct ServeOptions {
     #[command(flatten)]
     pub(crate) storage: StorageOptions,
 
+    #[command(flatten)]
+    pub(crate) jobs: JobOptions,
+
     /// Request bodies in memory at a time; beyond it requests get 429
     #[arg(long, env = "HEARTH_MAX_BYTES_IN_FLIGHT", default_value = "256MiB", value_parser = parse_bytes, value_name = "BYTES")]
     pub(crate) max_bytes_in_flight: u64,
@@ -305,6 +308,18 @@ pub(crate) struct StorageOptions {
     pub(crate) folders: Vec<NamedFolder>,
 }
 
+/// What is kept of jobs.
+#[derive(Args, Clone, Debug)]
+pub(crate) struct JobOptions {
+    /// How long a job that has ended is kept, with its log, in seconds
+    #[arg(long, env = "TTL_JOB", default_value_t = 2_592_000, value_name = "S")]
+    job_ttl_s: u64,
+
+    /// Jobs of a page of /system/logs/NAME
+    #[arg(long, env = "JOB_LISTING_LIMIT", default_value_t = 70, value_parser = clap::value_parser!(u32).range(1..=10_000), value_name = "N")]
+    job_listing_limit: u32,
+}
+
 /// Form of the log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub(crate) enum LogFormat {
@@ -421,6 +436,16 @@ impl ScriptOptions {
 
     pub(crate) const fn timeout(&self) -> Duration {
         Duration::from_secs(self.script_timeout_s)
+    }
+}
+
+impl JobOptions {
+    pub(crate) const fn ttl(&self) -> Duration {
+        Duration::from_secs(self.job_ttl_s)
+    }
+
+    pub(crate) const fn listing(&self) -> usize {
+        self.job_listing_limit as usize
     }
 }
 

@@ -409,7 +409,7 @@ impl Dispatcher {
     }
 
     /// Returns all metrics.
-    pub(crate) fn expose(&self, bytes_in_flight: u64) -> String {
+    pub(crate) fn expose(&self, bytes_in_flight: u64, jobs: &str) -> String {
         let (snapshot, revisions) = {
             let state = self.lock();
             (state.scheduler.snapshot(), state.revisions.clone())
@@ -422,7 +422,7 @@ impl Dispatcher {
         let revisions = revisions.into_iter();
         let named = revisions.map(|(id, revision)| (id, named(revision)));
         self.metrics
-            .expose(&snapshot, &named.collect(), bytes_in_flight)
+            .expose(&snapshot, &named.collect(), bytes_in_flight, jobs)
     }
 
     /// Returns the scheduler's whole state, the names of what is in it, and how many bulk entries

@@ -276,12 +276,13 @@ impl Metrics {
         }
     }
 
-    /// Returns the exposition: what is counted here, and what the scheduler counts.
+    /// Returns the exposition: what is counted here, what the scheduler counts, and that of the jobs.
     pub(crate) fn expose(
         &self,
         snapshot: &Snapshot,
         named: &HashMap<RevisionId, Named>,
         bytes_in_flight: u64,
+        jobs: &str,
     ) -> String {
         // Two of one name are there while the older one drains.
         let is_current = |revision: &&RevisionSnapshot| {
@@ -337,6 +338,7 @@ impl Metrics {
             "# HELP hearth_bytes_in_flight Request bodies in memory\n# TYPE hearth_bytes_in_flight gauge\n\
              hearth_bytes_in_flight {bytes_in_flight}"
         );
+        text.push_str(jobs);
         // Ends with the `# EOF` that OpenMetrics requires.
         let _ = encode(&mut text, &self.registry);
         text

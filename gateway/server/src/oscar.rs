@@ -3,9 +3,10 @@
 
 mod database;
 mod deployment;
+mod folder;
 mod jobs;
 mod metrics;
-mod random;
+pub(crate) mod random;
 mod registry;
 pub(crate) mod script;
 mod service;
@@ -28,7 +29,6 @@ use crate::routes::{
     BREAKDOWN, CONFIG, DEPLOYMENT, INFO, JOB, JOB_LOG, JOBS, NOT_YET, SERVICE, SERVICE_METRICS,
     SERVICES, STATUS, SUMMARY,
 };
-pub(crate) use jobs::Jobs;
 pub(crate) use registry::Services;
 pub(crate) use service::{Backend, ModelService, Service};
 pub(crate) use services::keep_places;
@@ -51,9 +51,9 @@ pub(crate) fn router() -> Router<Arc<Front>> {
         )
         .route(SERVICE, get(services::get).delete(services::delete))
         .route(DEPLOYMENT, get(services::deployment))
-        .route(JOB, post(services::begin))
-        .route(JOBS, get(services::jobs).delete(services::delete_jobs))
-        .route(JOB_LOG, get(services::job_log).delete(services::delete_job))
+        .route(JOB, post(jobs::begin))
+        .route(JOBS, get(jobs::list).delete(jobs::delete_all))
+        .route(JOB_LOG, get(jobs::log).delete(jobs::delete))
         .route(SUMMARY, get(metrics::summary))
         .route(BREAKDOWN, get(metrics::breakdown))
         .route(SERVICE_METRICS, get(metrics::of_service));

@@ -38,8 +38,9 @@ use crate::budget::{Budget, Reservation};
 use crate::catalog::Catalog;
 use crate::dispatcher::Dispatcher;
 use crate::entry::{Deadline, Entry};
+use crate::jobs::Ledger;
 use crate::metrics::Failure;
-use crate::oscar::{self, Jobs, Services};
+use crate::oscar::{self, Services};
 use crate::revision::Revision;
 use crate::routes::{
     ALL_STATS, HEALTH, INDEX, INFER, INFER_VERSION, LIVE, LOAD, MEMORY_STATUS, MEMORY_UNREGISTER,
@@ -56,7 +57,7 @@ pub(crate) use body::refuse;
 pub(crate) use error::ApiError;
 use guard::Cors;
 pub(crate) use guard::{AllowedOrigin, Guard};
-pub(crate) use run::job;
+pub(crate) use run::bulk;
 
 /// What the routes need.
 #[derive(Debug)]
@@ -71,7 +72,7 @@ pub(crate) struct Front {
     pub(crate) limits: Limits,
     pub(crate) services: Arc<Services>,
     pub(crate) providers: Arc<Providers>,
-    pub(crate) jobs: Arc<Jobs>,
+    pub(crate) jobs: Arc<Ledger>,
     pub(crate) runner: Arc<Runner>,
     pub(crate) started: OffsetDateTime,
 }
@@ -82,6 +83,10 @@ pub(crate) struct Limits {
     pub(crate) max_body: u64,
     pub(crate) max_pixels: u64,
     pub(crate) timeout: Duration,
+    /// Bytes of bodies in memory at a time.
+    pub(crate) max_bytes: u64,
+    /// Jobs of a page.
+    pub(crate) listing: usize,
     /// Time that a script may take.
     pub(crate) script_timeout: Duration,
 }

@@ -18,10 +18,11 @@ use crate::budget::Budget;
 use crate::catalog::Catalog;
 use crate::config::{SUPERVISE, ServeOptions};
 use crate::dispatcher::Dispatcher;
+use crate::jobs::{Ledger, Pump, sweep};
 use crate::launcher::Pool;
 use crate::measurements::Measurements;
 use crate::metrics::Metrics;
-use crate::oscar::{Jobs, Services, keep_places};
+use crate::oscar::{Services, keep_places};
 use crate::replica::ProcessLauncher;
 use crate::rest::{self, Front, Guard, Limits};
 use crate::server::Protocol;
@@ -80,7 +81,7 @@ pub(crate) async fn serve(options: ServeOptions) -> anyhow::Result<()> {
     let budget = Budget::new(options.max_bytes_in_flight);
     let services = Services::open(&options.data, Arc::clone(&catalog), Arc::clone(&dispatcher))?;
     let providers = Arc::new(providers(&options)?);
-    let jobs = Arc::new(Jobs::default());
+    let jobs = Ledger::open(&options.data)?;
     let runner = Runner::open(RunnerOptions {
         argument: SUPERVISE,
         is_host_allowed: options.scripts.allow_host_scripts,
@@ -136,6 +137,8 @@ pub(crate) async fn serve(options: ServeOptions) -> anyhow::Result<()> {
         shared_memory: SharedMemory::new(options.offers_shared_memory()),
         limits: Limits {
             max_body: options.max_body,
+            max_bytes: options.max_bytes_in_flight,
+            listing: options.jobs.listing(),
             max_pixels: worker.max_pixels,
             timeout: options.request_timeout(),
             script_timeout: options.scripts.timeout(),
@@ -148,6 +151,10 @@ pub(crate) async fn serve(options: ServeOptions) -> anyhow::Result<()> {
     };
     let (drain, draining) = watch::channel(false);
     let front = Arc::new(front);
+    background.spawn(sweep(Arc::clone(&jobs), options.jobs.ttl()));
+    // The other half is for those who wait.
+    let pump = Pump::new(Arc::clone(&front), options.max_bytes_in_flight / 2);
+    let pump = tokio::spawn(pump.run(draining.clone()));
     let room = Arc::new(Semaphore::new(options.max_connections as usize));
     background.spawn(keep_places(Arc::clone(&front)));
     let mut serving = JoinSet::new();
@@ -194,21 +201,22 @@ pub(crate) async fn serve(options: ServeOptions) -> anyhow::Result<()> {
     let stop = async {
         drain.send_replace(true);
         let timeout = Duration::from_secs(options.drain_timeout_s);
-        if tokio::time::timeout(timeout, serving.join_all())
-            .await
-            .is_err()
-        {
+        let stop_pump = pump.abort_handle();
+        let drained = async { tokio::join!(serving.join_all(), pump) };
+        if tokio::time::timeout(timeout, drained).await.is_err() {
             tracing::warn!(
                 seconds = timeout.as_secs(),
-                "requests in flight were given up"
+                "requests in flight were given up, and jobs stopped: those begin again at the next start"
             );
+            stop_pump.abort();
         }
-        jobs.close();
         background.shutdown().await;
         measurements
             .keep(&catalog, &dispatcher, &mut HashMap::new())
             .await;
         tokio::join!(dispatcher.close(), pool.close(), runner.close());
+        // What runs no more has nothing to write.
+        let _ = tokio::task::spawn_blocking(move || jobs.close()).await;
         // Waits for the collector. What of it panics has said so.
         let _ = tokio::task::spawn_blocking(move || tracer.close()).await;
     };

@@ -6,12 +6,13 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
 use gateway_oscar::{Secret, Service as Definition};
 use gateway_scheduler::RevisionId;
+use time::OffsetDateTime;
 use workers_protocol::{Code, InferError};
 
 use super::database::Database;
+use super::folder::check_loops;
 use super::random;
 use super::service::{Backend, ModelService, Service};
-use super::usage::Usage;
 use crate::auth::{self, Tokens};
 use crate::catalog::{self, Catalog};
 use crate::dispatcher::Dispatcher;
@@ -25,6 +26,9 @@ const OWNER: &str = "cluster_admin";
 
 /// Name of the setting with the images that services may have.
 const IMAGES: &str = "allowed_image_repositories";
+
+/// Name of the setting with the token of those who announce objects.
+const EVENTS_TOKEN: &str = "events_token";
 
 /// The services of a gateway.
 #[derive(Debug)]
@@ -50,23 +54,17 @@ impl Services {
     ) -> anyhow::Result<Arc<Self>> {
         let database = Database::open(data)?;
         let mut index = BTreeMap::new();
-        for (name, kept) in database.services()? {
-            let definition = Definition::from_json(kept.as_bytes())
+        for kept in database.services()? {
+            let definition = Definition::from_json(kept.definition.as_bytes())
                 .map_err(|error| InferError::internal(error.to_string()));
-            let read =
-                definition.and_then(|definition| Ok((Backend::of(&definition)?, definition)));
-            match read {
-                Ok((backend, definition)) => {
-                    let usage = Arc::default();
-                    let service = Service {
-                        definition,
-                        backend,
-                        usage,
-                    };
-                    index.insert(name, Arc::new(service));
-                }
+            let service = definition
+                .and_then(|definition| Service::new(definition, kept.created, Arc::default()));
+            match service {
+                Ok(service) => drop(index.insert(kept.name, Arc::new(service))),
                 // It stays where it is, for a hearth that can.
-                Err(error) => tracing::error!(service = name, %error, "a service can't be served"),
+                Err(error) => {
+                    tracing::error!(service = kept.name, %error, "a service can't be served");
+                }
             }
         }
         let images = database.setting(IMAGES)?;
@@ -92,6 +90,23 @@ impl Services {
         index.values().cloned().collect()
     }
 
+    /// Returns the services that an object is an event of.
+    pub(crate) fn called_by(&self, provider: &str, bucket: &str, key: &str) -> Vec<Arc<Service>> {
+        let index = self.index.read().unwrap_or_else(PoisonError::into_inner);
+        let services = index.values();
+        let called = services.filter(|service| service.is_called_by(provider, bucket, key));
+        called.cloned().collect()
+    }
+
+    /// Returns the token of those who announce objects: made up, and kept, at the first start. Blocks
+    /// for the disk.
+    ///
+    /// # Errors
+    /// `Internal` when it can't be kept.
+    pub(crate) fn events_token(&self) -> Result<auth::Secret, InferError> {
+        events_token(&self.changing())
+    }
+
     /// Takes in a new service, with a token of its own, and returns it. Blocks for the disk.
     ///
     /// # Errors
@@ -102,7 +117,7 @@ impl Services {
         mut definition: Definition,
         scripts: Result<(), InferError>,
     ) -> Result<Arc<Service>, InferError> {
-        let backend = self.check(&mut definition, scripts)?;
+        self.check(&mut definition, scripts)?;
         let database = self.changing();
         let n_services = {
             let index = self.index.read().unwrap_or_else(PoisonError::into_inner);
@@ -121,7 +136,11 @@ impl Services {
         }
         definition.token = Secret::from(random::hex::<32>()?);
         OWNER.clone_into(&mut definition.owner);
-        self.put(&database, definition, backend, Arc::default())
+        // In whole seconds, as objects have them.
+        let created = OffsetDateTime::now_utc();
+        let created = created.replace_nanosecond(0).unwrap_or(created);
+        let service = Service::new(definition, created, Arc::default())?;
+        self.put(&database, service)
     }
 
     /// Puts a definition in the place of the one of its name, whose token, owner and secrets that
@@ -134,7 +153,7 @@ impl Services {
         mut definition: Definition,
         scripts: Result<(), InferError>,
     ) -> Result<Arc<Service>, InferError> {
-        let backend = self.check(&mut definition, scripts)?;
+        self.check(&mut definition, scripts)?;
         let database = self.changing();
         let before = self.find(&definition.name)?;
         let kept = &before.definition;
@@ -154,7 +173,8 @@ impl Services {
                 secret.clone_from(before);
             }
         }
-        self.put(&database, definition, backend, Arc::clone(&before.usage))
+        let service = Service::new(definition, before.created, Arc::clone(&before.usage))?;
+        self.put(&database, service)
     }
 
     /// Forgets a service. Blocks for the disk.
@@ -261,13 +281,12 @@ impl Services {
         }
     }
 
-    /// Checks a definition, puts in its defaults, and returns what will answer its calls. A script needs
-    /// a place where scripts can run.
+    /// Checks a definition, and puts in its defaults. A script needs a place where scripts can run.
     fn check(
         &self,
         definition: &mut Definition,
         scripts: Result<(), InferError>,
-    ) -> Result<Backend, InferError> {
+    ) -> Result<(), InferError> {
         definition.set_defaults();
         definition
             .check()
@@ -297,26 +316,19 @@ impl Services {
         {
             return Err(InferError::invalid(format!("`image`: {}", error.message)));
         }
-        Ok(backend)
+        Ok(())
     }
 
-    /// Keeps a service on the disk, and then in the index.
-    fn put(
-        &self,
-        database: &Database,
-        definition: Definition,
-        backend: Backend,
-        usage: Arc<Usage>,
-    ) -> Result<Arc<Service>, InferError> {
-        let name = definition.name.clone();
+    /// Keeps a service on the disk, and then in the index, unless it would call itself for ever.
+    fn put(&self, database: &Database, service: Service) -> Result<Arc<Service>, InferError> {
+        let others = self.all();
+        let definitions = others.iter().map(|other| &other.definition);
+        check_loops(&service.definition, definitions)?;
+        let name = service.name().to_owned();
         database
-            .put_service(&name, &definition.to_json())
+            .put_service(&name, &service.definition.to_json(), service.created)
             .map_err(|error| lost(&error))?;
-        let service = Arc::new(Service {
-            definition,
-            backend,
-            usage,
-        });
+        let service = Arc::new(service);
         let mut index = self.index.write().unwrap_or_else(PoisonError::into_inner);
         index.insert(name, Arc::clone(&service));
         drop(index);
@@ -335,6 +347,16 @@ impl Tokens for Services {
         let token = service.definition.token.reveal();
         Some(token.to_owned().into())
     }
+}
+
+/// Returns the token that events come with, of a database that another process may have as well.
+///
+/// # Errors
+/// `Internal` when it can't be kept.
+pub(crate) fn events_token(database: &Database) -> Result<auth::Secret, InferError> {
+    let made = random::hex::<32>()?;
+    let token = database.make_setting(EVENTS_TOKEN, &made);
+    Ok(token.map_err(|error| lost(&error))?.into())
 }
 
 fn lost(error: &rusqlite::Error) -> InferError {

@@ -142,31 +142,21 @@ pub(crate) async fn run(
     Ok(response)
 }
 
-/// `POST /job/{service}`: begins a run that nobody waits for. Its log is what the script says.
+/// Runs the script for a job, and returns its log: what the script says; an error where it failed.
 ///
 /// # Errors
-/// `Overloaded` with too many jobs.
-pub(crate) async fn job(
+/// As of `/run` where it could not be run.
+pub(crate) async fn perform_job(
     front: &Arc<Front>,
     service: &Arc<Service>,
-    headers: &HeaderMap,
-    body: Body,
-) -> Result<String, ApiError> {
-    let (body, reservation) = front.read(headers, body, front.deadline()).await?;
-    let (this, of) = (Arc::clone(front), Arc::clone(service));
-    let job = front.jobs.start(service.name(), async move {
-        let _reservation = reservation;
-        let super::Backend::Script(script) = &of.backend else {
-            return Err("it is no script any more".to_owned());
-        };
-        let limits = script.limits(&this);
-        match perform(&this, &of, script, &body, limits).await {
-            Ok(ran) => ran.into_log(),
-            Err(error) => Err(error.message().to_owned()),
-        }
-    })?;
-    service.count(Call::Async);
-    Ok(job)
+    script: &ScriptService,
+    event: &Bytes,
+) -> Result<Result<String, String>, ApiError> {
+    let mut reservation = front.budget.reservation();
+    reservation.grow(event.len() as u64)?;
+    let limits = script.limits(front);
+    let ran = perform(front, service, script, event, limits).await?;
+    Ok(ran.into_log())
 }
 
 /// Runs the script on an event.

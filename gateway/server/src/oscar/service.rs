@@ -1,12 +1,15 @@
 //! A service that is there, ready to be called.
 
+use std::sync::Arc;
 use std::time::Duration;
 
-use gateway_oscar::{Draw, Kind, Secret, Service as Definition, TIMEOUT};
+use gateway_oscar::{Draw, Kind, Secret, Service as Definition, StorageIo, TIMEOUT};
 use gateway_scheduler::Class;
 use model_store::{ModelName, ModelReference};
+use time::OffsetDateTime;
 use workers_protocol::{DrawFormat, InferError, PictureOptions};
 
+use super::folder::Folder;
 use super::script::ScriptService;
 use super::usage::{Call, Usage};
 
@@ -16,7 +19,13 @@ pub(crate) struct Service {
     /// As it is kept: with defaults, token and secrets.
     pub(crate) definition: Definition,
     pub(crate) backend: Backend,
-    pub(crate) usage: std::sync::Arc<Usage>,
+    /// When, in whole seconds: what is older is no event of it.
+    pub(crate) created: OffsetDateTime,
+    /// Where new objects are events.
+    pub(crate) inputs: Vec<Folder>,
+    /// Where results go.
+    pub(crate) outputs: Vec<Folder>,
+    pub(crate) usage: Arc<Usage>,
 }
 
 /// What answers a service's calls.
@@ -83,6 +92,37 @@ impl Backend {
 // === impl Service ===
 
 impl Service {
+    /// Makes a service of a definition, ready to be called.
+    ///
+    /// # Errors
+    /// `InvalidArgument` of what can't be read.
+    pub(crate) fn new(
+        definition: Definition,
+        created: OffsetDateTime,
+        usage: Arc<Usage>,
+    ) -> Result<Self, InferError> {
+        let folders = |list: &[StorageIo]| {
+            let folders = list.iter().map(|io| Folder::of(io, &definition.name));
+            folders.collect::<Result<Vec<_>, _>>()
+        };
+        Ok(Self {
+            backend: Backend::of(&definition)?,
+            inputs: folders(&definition.input)?,
+            outputs: folders(&definition.output)?,
+            definition,
+            created,
+            usage,
+        })
+    }
+
+    /// Whether an object is an event of it.
+    pub(crate) fn is_called_by(&self, provider: &str, bucket: &str, key: &str) -> bool {
+        let takes = |folder: &Folder| {
+            folder.provider == provider && folder.bucket == bucket && folder.takes(key)
+        };
+        self.inputs.iter().any(takes)
+    }
+
     /// Counts a call. Who has its token calls for its owner.
     pub(crate) fn count(&self, call: Call) {
         self.usage.count(call, &self.definition.owner);

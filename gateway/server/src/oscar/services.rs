@@ -15,7 +15,7 @@ use workers_protocol::InferError;
 use super::deployment::Deployment;
 use super::registry::Services;
 use super::service::Service;
-use super::{Text, flag, query_value};
+use super::{Text, query_value};
 use crate::rest::Front;
 
 /// Largest definition, in bytes: OSCAR's are kept where no more than that fits.
@@ -62,7 +62,7 @@ pub(super) async fn delete(
 ) -> Result<StatusCode, Text> {
     let service = front.services.find(&name)?;
     to_its_end(delete_with_places(Arc::clone(&front), service)).await?;
-    front.jobs.delete_all(&name, false);
+    front.jobs.forget(&name).await?;
     tracing::info!(service = name, "service deleted");
     Ok(StatusCode::NO_CONTENT)
 }
@@ -252,114 +252,4 @@ pub(crate) async fn keep_places(front: Arc<Front>) {
         });
         left = failed;
     }
-}
-
-// === jobs ===
-
-/// `POST /job/{service}`: begins a job.
-pub(super) async fn begin(
-    State(front): State<Arc<Front>>,
-    Path(name): Path<String>,
-    headers: HeaderMap,
-    body: Body,
-) -> Result<Response, Text> {
-    let service = match front.services.find(&name) {
-        Ok(service) => service,
-        Err(error) => return Err(crate::rest::refuse(body, error).into()),
-    };
-    let job = crate::rest::job(&front, &service, &headers, body).await?;
-    let mut response = StatusCode::CREATED.into_response();
-    if let Ok(job) = HeaderValue::from_str(&job) {
-        response.headers_mut().insert("x-job-name", job);
-    }
-    Ok(response)
-}
-
-#[derive(Serialize)]
-struct Listed {
-    jobs: serde_json::Map<String, serde_json::Value>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    next_page: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    remaining_jobs: Option<usize>,
-}
-
-#[derive(Serialize)]
-struct JobInfo {
-    status: super::jobs::Status,
-    creation_time: String,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    start_time: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    finish_time: Option<String>,
-}
-
-pub(super) async fn jobs(
-    State(front): State<Arc<Front>>,
-    Path(name): Path<String>,
-    RawQuery(query): RawQuery,
-) -> Result<Response, Text> {
-    front.services.find(&name)?;
-    let from = match query_value(query.as_deref(), "page").as_deref() {
-        None | Some("") => None,
-        Some(page) => Some(page.parse().map_err(|_| {
-            InferError::invalid("`page`: expected what `next_page` of an answer said")
-        })?),
-    };
-    let page = front.jobs.page(&name, from);
-    let listed = page.jobs.into_iter().filter_map(|job| {
-        let info = JobInfo {
-            status: job.status,
-            creation_time: super::rfc3339(job.created),
-            start_time: job.started.map(super::rfc3339),
-            finish_time: job.finished.map(super::rfc3339),
-        };
-        Some((job.name, serde_json::to_value(info).ok()?))
-    });
-    Ok(Json(Listed {
-        jobs: listed.collect(),
-        next_page: page.next.map(|next| next.to_string()),
-        remaining_jobs: (page.n_remaining > 0).then_some(page.n_remaining),
-    })
-    .into_response())
-}
-
-pub(super) async fn delete_jobs(
-    State(front): State<Arc<Front>>,
-    Path(name): Path<String>,
-    RawQuery(query): RawQuery,
-) -> Result<StatusCode, Text> {
-    front.services.find(&name)?;
-    let all = flag(query.as_deref(), "all")?;
-    front.jobs.delete_all(&name, !all);
-    Ok(StatusCode::NO_CONTENT)
-}
-
-pub(super) async fn job_log(
-    State(front): State<Arc<Front>>,
-    Path((service, job)): Path<(String, String)>,
-) -> Result<String, Text> {
-    front.services.find(&service)?;
-    let log = front
-        .jobs
-        .log(&service, &job)
-        .ok_or_else(|| no_job(&service))?;
-    Ok(log.to_string())
-}
-
-pub(super) async fn delete_job(
-    State(front): State<Arc<Front>>,
-    Path((service, job)): Path<(String, String)>,
-) -> Result<StatusCode, Text> {
-    front.services.find(&service)?;
-    if front.jobs.delete(&service, &job) {
-        Ok(StatusCode::NO_CONTENT)
-    } else {
-        Err(no_job(&service).into())
-    }
-}
-
-fn no_job(service: &str) -> InferError {
-    let message = format!("service `{service}` has no such job");
-    InferError::new(workers_protocol::Code::NotFound, message)
 }

@@ -14,6 +14,7 @@ use workers_protocol::InferError;
 
 use super::services::change;
 use super::{COMPATIBLE_VERSION, Text, rfc3339};
+use crate::jobs::Count;
 use crate::rest::Front;
 
 /// Largest body that changes the configuration, in bytes.
@@ -161,8 +162,7 @@ pub(super) async fn status(State(front): State<Arc<Front>>) -> Response {
             .filter(|replica| replica.credits.is_some() == is_up)
             .count()
     };
-    let jobs = front.jobs.counts();
-    let n_jobs: usize = jobs.iter().map(|(_, n)| n).sum();
+    let n_jobs: u64 = front.jobs.counts().values().map(Count::total).sum();
     let (running, pending) = (n_up(true), n_up(false));
     Json(json!({
         "cluster": {

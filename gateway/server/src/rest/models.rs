@@ -16,6 +16,7 @@ use workers_protocol::oip::{DataType, ModelConfig};
 use super::{ApiError, Front};
 use crate::catalog::State as VersionState;
 use crate::describe;
+use crate::jobs;
 use crate::revision::Revision;
 
 /// Model metadata as the Open Inference Protocol has it, and what Hearth adds.
@@ -119,7 +120,9 @@ pub(super) async fn version_metadata(
 }
 
 pub(super) async fn metrics(State(front): State<Arc<Front>>) -> Response {
-    let text = front.dispatcher.expose(front.budget.used());
+    let text = front
+        .dispatcher
+        .expose(front.budget.used(), &jobs::exposition(&front.jobs.counts()));
     let media =
         HeaderValue::from_static("application/openmetrics-text; version=1.0.0; charset=utf-8");
     ([(header::CONTENT_TYPE, media)], text).into_response()

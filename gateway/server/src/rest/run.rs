@@ -124,51 +124,38 @@ pub(super) async fn run(
     front.run(asked, body, reservation).await
 }
 
-/// Begins a job: a call of a service that nobody waits for. What it is answered is its log.
+/// Answers a call of a service that nobody waits for: with what is found, as JSON.
 ///
 /// # Errors
-/// Those of `/run` that can be seen before anything runs; `Overloaded` with too many jobs.
-pub(crate) async fn job(
-    front: &Arc<Front>,
+/// Those of `/run`.
+pub(crate) async fn bulk(
+    front: &Front,
     service: &Arc<Service>,
-    headers: &HeaderMap,
-    body: Body,
+    model: &ModelService,
+    body: Bytes,
 ) -> Result<String, ApiError> {
+    let mut reservation = front.budget.reservation();
+    reservation.grow(body.len() as u64)?;
+    let headers = HeaderMap::new();
     let said = Said {
         query: None,
-        headers,
+        headers: &headers,
         trace: None,
     };
-    let model = match &service.backend {
-        Backend::Model(model) => model,
-        Backend::Script(_) => return script::job(front, service, headers, body).await,
-    };
-    let mut asked = match front.asked_of_service(service, model, said) {
-        Ok(asked) => asked,
-        Err(error) => return Err(refuse(body, error)),
-    };
-    let (body, reservation) = front.read(headers, body, front.deadline()).await?;
+    let mut asked = front.asked_of_service(service, model, said)?;
+    asked.options.draw = None;
+    asked.is_base64_wanted = false;
     // Everyone goes first, for as long as there is something more urgent.
     asked.terms = front.bulk();
-    let this = Arc::clone(front);
-    let job = front.jobs.start(service.name(), async move {
-        let said = |response: Response| async {
-            let body = axum::body::to_bytes(response.into_body(), usize::MAX).await;
-            body.map(|body| String::from_utf8_lossy(&body).into_owned())
-        };
-        let answered = this.run(asked, body, reservation).await;
-        let is_good = answered
-            .as_ref()
-            .is_ok_and(|answer| answer.status().is_success());
-        let answer = answered.unwrap_or_else(ApiError::into_text);
-        match said(answer).await {
-            Ok(log) if is_good => Ok(log),
-            Ok(log) => Err(log),
-            Err(error) => Err(error.to_string()),
-        }
-    })?;
-    service.count(Call::Async);
-    Ok(job)
+    let response = front.run(asked, body, reservation).await?;
+    let status = response.status();
+    let answer = axum::body::to_bytes(response.into_body(), usize::MAX).await;
+    let answer = answer.map_err(|error| InferError::internal(error.to_string()))?;
+    let answer = String::from_utf8_lossy(&answer).into_owned();
+    match status.is_success() {
+        true => Ok(answer),
+        false => Err(ApiError::with_status(status, answer)),
+    }
 }
 
 impl Front {

@@ -15,6 +15,7 @@ mod conformance;
 mod grpc;
 mod hearth;
 mod infer;
+mod jobs;
 mod load;
 mod measurements;
 mod oscar;
