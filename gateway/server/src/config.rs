@@ -38,7 +38,7 @@ pub(crate) struct ServeOptions {
     )]
     pub(crate) listen: SocketAddr,
 
-    /// Address to speak gRPC on; port 0 picks a free one, nothing at all turns it off
+    /// Address to speak gRPC on; port 0 picks a free one, an empty one (`''`) turns it off
     #[arg(
         long,
         env = "HEARTH_GRPC_LISTEN",

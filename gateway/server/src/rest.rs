@@ -27,6 +27,7 @@ use gateway_scheduler::{Class, Offer, Time};
 use gateway_script::Runner;
 use http::uri::PathAndQuery;
 use http::{HeaderMap, HeaderValue, StatusCode, Uri, header};
+use percent_encoding::percent_decode_str;
 use time::OffsetDateTime;
 use tower::ServiceExt as _;
 use tracing::field::display;
@@ -283,9 +284,16 @@ impl Front {
     ) -> Result<(), InferError> {
         let (uri, headers) = (request.uri(), request.headers());
         self.guard.check(request.method(), uri, headers)?;
-        match is_preflight {
-            true => Ok(()),
-            false => self.auth.check(route, uri.path(), headers),
+        if !is_preflight {
+            self.auth.check(route, uri.path(), headers)?;
+        }
+        // Here, since axum's own answer is no JSON, which clients expect.
+        match percent_decode_str(uri.path()).decode_utf8() {
+            Ok(_) => Ok(()),
+            Err(_) => Err(InferError::new(
+                Code::InvalidArgument,
+                format!("the path {:?} is not UTF-8 once it is decoded", uri.path()),
+            )),
         }
     }
 

@@ -27,6 +27,11 @@ const USERS: std::ops::RangeInclusive<u32> = 61_000..=61_183;
 const USER_LOCKS: &str = "/run/lock/hearth-users";
 /// Descriptors of a process.
 const MAX_DESCRIPTORS: u64 = 1024;
+/// Mounts and processes; and System V's shared memory, which would outlive the script, out of its
+/// control group, and be found by the next one with its user.
+const NAMESPACES: UnshareFlags = UnshareFlags::NEWNS
+    .union(UnshareFlags::NEWPID)
+    .union(UnshareFlags::NEWIPC);
 /// What the scratch folder is called where a script has a file system view of its own.
 const PRIVATE: &str = "/tmp";
 
@@ -41,7 +46,7 @@ pub(super) struct User {
 #[derive(Debug)]
 pub(super) struct Cage {
     user: Option<User>,
-    /// Whether there are mount and process namespaces.
+    /// Whether there are [`NAMESPACES`].
     has_namespaces: bool,
 }
 
@@ -96,15 +101,13 @@ impl Cage {
         let is_root = rustix::process::geteuid().is_root();
         if is_root {
             let user = User::take().map_err(|error| because("no user of its own", &error))?;
-            let namespaces = UnshareFlags::NEWNS | UnshareFlags::NEWPID;
             return Ok(Self {
                 user: Some(user),
-                has_namespaces: unshare(namespaces).is_ok() && has_read_only_views(),
+                has_namespaces: unshare(NAMESPACES).is_ok() && has_read_only_views(),
             });
         }
         let (user, group) = (rustix::process::getuid(), rustix::process::getgid());
-        let namespaces = UnshareFlags::NEWUSER | UnshareFlags::NEWNS | UnshareFlags::NEWPID;
-        let mapped = unshare(namespaces).and_then(|()| {
+        let mapped = unshare(UnshareFlags::NEWUSER.union(NAMESPACES)).and_then(|()| {
             fs::write("/proc/self/setgroups", "deny")?;
             fs::write("/proc/self/uid_map", format!("{0} {0} 1", user.as_raw()))?;
             fs::write("/proc/self/gid_map", format!("{0} {0} 1", group.as_raw()))
@@ -257,6 +260,9 @@ impl Steps {
             rustix::process::setrlimit(resource, limit)?;
         }
         if let Some(user) = self.user {
+            // The pipe for all that is said: whose it is decides who may open `/dev/stderr`.
+            let (uid, gid) = (Uid::from_raw(user), Gid::from_raw(user));
+            rustix::fs::fchown(rustix::stdio::stdout(), Some(uid), Some(gid))?;
             become_user(user)?;
         }
         rustix::thread::set_no_new_privs(true)?;

@@ -109,20 +109,46 @@ fn read(options: &ApplyOptions) -> anyhow::Result<Vec<Ready>> {
     let ready = fdl.services().into_iter().map(|of| {
         let mut service = of.service;
         let name = service.name.clone();
+        let cluster = fdl.clusters.get(&of.cluster);
+        let (client, is_documents_choice) = options.gateway.client_for(&of.cluster, cluster)?;
         if !service.script.is_empty() {
-            service.script = read_file(&folder.join(&service.script))
-                .with_context(|| format!("`script` of service `{name}`"))?;
+            let script = folder.join(&service.script);
+            let read = match is_documents_choice {
+                true => is_below(folder, &script).and_then(|()| read_file(&script)),
+                false => read_file(&script),
+            };
+            service.script = read.with_context(|| format!("`script` of service `{name}`"))?;
         }
         let mut complete = service.clone();
         complete.set_defaults();
         complete
             .check()
             .with_context(|| format!("{}: service `{name}`", said()))?;
-        let cluster = fdl.clusters.get(&of.cluster);
-        let client = options.gateway.client_for(&of.cluster, cluster)?;
         Ok(Ready { client, service })
     });
     ready.collect()
+}
+
+/// Whoever wrote a document that says where its services go could have any file of the reader's sent
+/// there.
+///
+/// # Errors
+/// When the file is not in the folder, or only a link to it is.
+fn is_below(folder: &Path, file: &Path) -> anyhow::Result<()> {
+    let folder = match folder.as_os_str().is_empty() {
+        true => Path::new("."),
+        false => folder,
+    };
+    let real = |path: &Path| {
+        path.canonicalize()
+            .with_context(|| path.display().to_string())
+    };
+    anyhow::ensure!(
+        real(file)?.starts_with(real(folder)?),
+        "{}: expected a file beside the document, since the document itself says which gateway gets it; name the gateway with --endpoint URL if that is meant",
+        file.display()
+    );
+    Ok(())
 }
 
 fn read_file(path: &Path) -> anyhow::Result<String> {

@@ -72,6 +72,7 @@ impl GatewayOptions {
     /// Returns the way to the cluster that a document says a service is for: the gateway that is named
     /// takes them all; else one's own configuration is asked before the document, whose author may be
     /// somebody else. What is not known goes to the gateway on this machine.
+    /// Beside it: whether it is the document alone that says where to.
     ///
     /// # Errors
     /// As [`GatewayOptions::client`].
@@ -79,15 +80,16 @@ impl GatewayOptions {
         &self,
         id: &str,
         of_document: Option<&Cluster>,
-    ) -> anyhow::Result<Client> {
+    ) -> anyhow::Result<(Client, bool)> {
         if self.cluster.is_some() || self.endpoint.is_some() {
-            return self.client();
+            return Ok((self.client()?, false));
         }
         let own = Clusters::read()?;
-        match own.get(id).or(of_document) {
-            // The token was not meant for it.
-            Some(cluster) => self.to_cluster(id, cluster, None),
-            None => self.client(),
+        // The token was not meant for either.
+        match (own.get(id), of_document) {
+            (Some(cluster), _) => Ok((self.to_cluster(id, cluster, None)?, false)),
+            (None, Some(cluster)) => Ok((self.to_cluster(id, cluster, None)?, true)),
+            (None, None) => Ok((self.client()?, false)),
         }
     }
 

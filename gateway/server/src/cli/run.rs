@@ -57,7 +57,7 @@ pub(crate) struct JobOptions {
 
 #[derive(Args)]
 struct CallOptions {
-    /// Name of the service, or of the model
+    /// Name of the service; `run` takes a model's as well
     service: String,
 
     #[command(flatten)]

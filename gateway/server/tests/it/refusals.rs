@@ -394,3 +394,19 @@ fn a_body_for_which_there_is_no_room_is_refused_before_it_is_read() {
     hearth.post("/run/mean", &png(RED)).ok();
     hearth.stop();
 }
+
+#[test]
+fn a_path_that_is_no_text_is_refused_in_json() {
+    let hearth = Hearth::start(picture_models(), &[]);
+    for path in [
+        "/run/%ff",
+        "/v2/models/%c3%28/infer",
+        "/v1/models/%ff:predict",
+    ] {
+        let answer = hearth.post(path, b"{}");
+        assert_eq!(answer.header("content-type"), Some("application/json"));
+        let sentence = answer.refusal(400);
+        assert!(sentence.contains("not UTF-8"), "{sentence}");
+    }
+    hearth.stop();
+}

@@ -304,6 +304,14 @@ fn a_script_gets_what_the_contract_says_and_nothing_of_the_gateway() {
 }
 
 #[test]
+fn a_script_says_things_by_the_names_of_its_streams() {
+    let hearth = hearth(&[]);
+    let text = "echo one > /dev/stdout; echo two > /dev/stderr; echo three | tee /dev/stderr";
+    let said = hearth.once("named-streams", text).text();
+    assert_eq!(said, "one\ntwo\nthree\nthree\n");
+}
+
+#[test]
 fn the_exit_code_is_kept_and_shown() {
     let hearth = hearth(&[]);
     let answer = hearth.once("fails", "echo half; echo bad >&2; exit 3");
@@ -493,6 +501,24 @@ fn what_a_script_leaves_in_the_background_ends_with_it() {
     let answer = hearth.once("daemon", text);
     assert_eq!(answer.text(), "done\n");
     hearth.nothing_is_left("daemon");
+}
+
+#[test]
+fn shared_memory_of_a_script_ends_with_it() {
+    if !are_there(&["perl"]) {
+        return;
+    }
+    let hearth = hearth(&[]);
+    let key = std::process::id();
+    let text = format!(
+        "perl -e 'defined(shmget({key}, 1 << 20, 01600)) or die qq($!\n); print qq(made\n)'"
+    );
+    assert_eq!(hearth.once("sharer", &text).text(), "made\n");
+    let segments = fs::read_to_string("/proc/sysvipc/shm").unwrap();
+    let mut keys = segments
+        .lines()
+        .filter_map(|line| line.split_whitespace().next());
+    assert!(!keys.any(|other| other == key.to_string()), "{segments}");
 }
 
 #[test]

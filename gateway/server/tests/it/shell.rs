@@ -516,6 +516,24 @@ fn clusters_of_oscar_cli_are_known_by_their_names() {
         complaint.contains("no gateway answers at http://127.0.0.1:1"),
         "{complaint}"
     );
+    // Where a document says where to, it can't have files sent there that are not its own.
+    for (name, target) in [("up", "../secret"), ("linked", "link.sh")] {
+        shell.write(
+            "documents/fdl.yaml",
+            &format!(
+                "functions:\n  oscar:\n    - theirs: {{ name: {name}, image: debian, script: {target} }}\n\
+                 clusters:\n  theirs: {theirs}\n"
+            ),
+        );
+        shell.write("secret", "hush");
+        let link = shell.path("documents/link.sh");
+        let _ = std::os::unix::fs::symlink(shell.path("secret"), link);
+        let complaint = shell.complains(1, &["apply", "documents/fdl.yaml"]);
+        assert!(
+            complaint.contains("expected a file beside the document"),
+            "{complaint}"
+        );
+    }
 
     shell.write(".oscar-cli/config.yaml", "oscar: [");
     let complaint = shell.complains(1, &["list", "-c", "mine"]);
