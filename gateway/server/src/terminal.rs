@@ -1,6 +1,7 @@
-//! What commands write to standard output: lines, and tables that fit a terminal.
+//! What commands write: lines, tables that fit a terminal, and what changes in its place.
 
 use std::io::{ErrorKind, IsTerminal as _, Write as _};
+use std::time::Duration;
 
 /// Least characters that are left of a cell that is cut, where its column's head is no longer.
 const MIN_CELL: usize = 8;
@@ -30,6 +31,112 @@ pub(crate) fn write(bytes: &[u8]) -> std::io::Result<()> {
 /// Whether a person reads what is written.
 pub(crate) fn is_read_by_a_person() -> bool {
     std::io::stdout().is_terminal()
+}
+
+/// Lines that are written again in their place, on standard error, where a person sees them.
+#[derive(Debug, Default)]
+pub(crate) struct Live {
+    n_lines: usize,
+}
+
+impl Live {
+    /// Returns none where nobody would see it.
+    pub(crate) fn start() -> Option<Self> {
+        std::io::stderr().is_terminal().then(Self::default)
+    }
+
+    /// Writes these lines instead of those before; of each what fits the width is seen.
+    ///
+    /// # Errors
+    /// When they can't be written.
+    pub(crate) fn draw(&mut self, lines: &[String]) -> std::io::Result<()> {
+        let mut text = self.erased();
+        // Without wrapping, so that a line is one (DECAWM), and with it again.
+        text.push_str("\x1b[?7l");
+        for line in lines {
+            text.push_str(line);
+            text.push('\n');
+        }
+        text.push_str("\x1b[?7h");
+        self.n_lines = lines.len();
+        complain(&text)
+    }
+
+    /// Writes a line above, which stays.
+    ///
+    /// # Errors
+    /// When it can't be written.
+    pub(crate) fn leave(&mut self, line: &str) -> std::io::Result<()> {
+        let erased = self.erased();
+        self.n_lines = 0;
+        complain(&format!("{erased}{line}\n"))
+    }
+
+    /// Takes them away.
+    ///
+    /// # Errors
+    /// When that can't be written.
+    pub(crate) fn clear(&mut self) -> std::io::Result<()> {
+        let erased = self.erased();
+        self.n_lines = 0;
+        complain(&erased)
+    }
+
+    /// Returns what erases the lines: up to the first (CPL), and all below (ED).
+    fn erased(&self) -> String {
+        match self.n_lines {
+            0 => String::new(),
+            n => format!("\x1b[{n}F\x1b[J"),
+        }
+    }
+}
+
+/// Writes to standard error, whose reader may have gone.
+///
+/// # Errors
+/// When it can't be written.
+pub(crate) fn complain(text: &str) -> std::io::Result<()> {
+    let mut out = std::io::stderr().lock();
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(()),
+        result => result,
+    }
+}
+
+/// Returns a bar of what is done.
+pub(crate) fn bar(done: u64, of: u64) -> String {
+    const WIDTH: u64 = 30;
+    let n = match of {
+        0 => WIDTH,
+        of => (u128::from(done.min(of)) * u128::from(WIDTH) / u128::from(of)) as u64,
+    };
+    let (done, left) = ("█".repeat(n as usize), "░".repeat((WIDTH - n) as usize));
+    format!("{done}{left}")
+}
+
+/// Returns bytes as people read them.
+pub(crate) fn bytes(n: u64) -> String {
+    let (mut value, mut unit) = (n as f64, "B");
+    for next in ["KiB", "MiB", "GiB", "TiB"] {
+        if value < 1024.0 {
+            break;
+        }
+        (value, unit) = (value / 1024.0, next);
+    }
+    match unit {
+        "B" => format!("{n} B"),
+        unit => format!("{value:.1} {unit}"),
+    }
+}
+
+/// Returns a time as people read it.
+pub(crate) fn duration(time: Duration) -> String {
+    let s = time.as_secs();
+    match s {
+        0..60 => format!("{s} s"),
+        60..3600 => format!("{}:{:02} min", s / 60, s % 60),
+        _ => format!("{}:{:02} h", s / 3600, s / 60 % 60),
+    }
 }
 
 /// Returns text that came from elsewhere as a terminal may show it: what would steer the terminal is
@@ -170,6 +277,16 @@ mod tests {
             // Name and state, two gaps, and what a cell has at least.
             assert!(longest.unwrap() <= width.max(19 + 11 + 4 + 8), "{width}");
         }
+    }
+
+    #[test]
+    fn amounts_are_read_at_a_glance() {
+        assert_eq!([0, 1023, 1536, 5 << 30].map(bytes), ["0 B", "1023 B", "1.5 KiB", "5.0 GiB"]);
+        let times = [0, 59, 61, 3720].map(|s| duration(Duration::from_secs(s)));
+        assert_eq!(times, ["0 s", "59 s", "1:01 min", "1:02 h"]);
+        let half = format!("{}{}", "█".repeat(15), "░".repeat(15));
+        assert_eq!(bar(1, 2), half);
+        assert_eq!([bar(0, 0), bar(9, 3), bar(u64::MAX, u64::MAX)], [(); 3].map(|()| "█".repeat(30)));
     }
 
     #[test]

@@ -89,6 +89,11 @@ impl Endpoint {
     pub(super) fn is_tls(&self) -> bool {
         self.url.starts_with("https:")
     }
+
+    /// Whether it is on this machine, where no proxy stands before it.
+    pub(super) const fn is_local(&self) -> bool {
+        self.is_local
+    }
 }
 
 // === impl Authorization ===

@@ -15,13 +15,25 @@ const MAX_BODY: u64 = 64 << 10;
 /// Most of a sentence that is shown, in characters.
 const MAX_SENTENCE: usize = 2000;
 
-/// A request that was not answered, or not as was hoped.
+/// What was asked for and did not come, or not as was hoped.
 #[derive(Debug, thiserror::Error)]
 #[error("{message}")]
 pub(crate) struct Failure {
-    /// None where nobody answered.
-    status: Option<StatusCode>,
+    cause: Cause,
     message: String,
+}
+
+/// Why it did not come, as scripts tell it apart.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Cause {
+    /// Nobody answered.
+    Unanswered,
+    /// The answer was no success.
+    Refused(StatusCode),
+    /// Somebody asked to end it.
+    Interrupted,
+    /// It is nothing that was asked for elsewhere.
+    Other,
 }
 
 /// An error as Hearth's own routes write it.
@@ -31,19 +43,20 @@ struct Sentence {
 }
 
 impl Failure {
+    pub(super) const fn new(cause: Cause, message: String) -> Self {
+        Self { cause, message }
+    }
+
+    /// Says a sentence, and ends the command as this error would.
+    pub(super) fn after(error: &anyhow::Error, message: String) -> Self {
+        let failure: Option<&Self> = error.downcast_ref();
+        Self::new(failure.map_or(Cause::Other, |failure| failure.cause), message)
+    }
+
     /// What is wrong where nothing was answered.
     pub(super) fn unanswered(client: &Client, error: &ureq::Error) -> Self {
         let endpoint = client.endpoint();
-        let reason = match error {
-            ureq::Error::Io(error) if error.kind() == ErrorKind::ConnectionRefused => {
-                "connection refused".to_owned()
-            }
-            ureq::Error::Io(error) => error.to_string(),
-            ureq::Error::HostNotFound => "there is no host of this name".to_owned(),
-            ureq::Error::Timeout(of) => format!("it took too long ({of})"),
-            error => error.to_string(),
-        };
-        let reason = plain(&reason);
+        let reason = reason(error);
         let is_tls = endpoint.is_tls();
         let advice = if is_tls && reason.contains("certificate") {
             "name the certificate of its authority with --ca-cert FILE, or trust any with --insecure"
@@ -57,10 +70,8 @@ impl Failure {
             "start one with `hearth serve --store DIR --data DIR`, or say where it is with \
              --endpoint URL or HEARTH_ENDPOINT"
         };
-        Self {
-            status: None,
-            message: format!("no gateway answers at {endpoint}: {reason}\n  {advice}"),
-        }
+        let message = format!("no gateway answers at {endpoint}: {reason}\n  {advice}");
+        Self::new(Cause::Unanswered, message)
     }
 
     /// What is wrong where the answer is no success.
@@ -86,10 +97,7 @@ impl Failure {
             Some(seconds) => format!("{message}; try again in {} s", plain(seconds)),
             None => message,
         };
-        Self {
-            status: Some(status),
-            message,
-        }
+        Self::new(Cause::Refused(status), message)
     }
 
     /// Several failures as one, which ends the command as the first would.
@@ -100,18 +108,28 @@ impl Failure {
             .collect();
         Some(Self {
             message: messages.join("\nerror: "),
-            status: failures.first()?.status,
+            cause: failures.first()?.cause,
         })
     }
 
     /// Whether what was asked for is not there.
     pub(super) fn is_not_found(&self) -> bool {
-        self.status == Some(StatusCode::NOT_FOUND)
+        self.cause == Cause::Refused(StatusCode::NOT_FOUND)
     }
 
     /// Whether nobody answered.
-    pub(super) const fn is_unanswered(&self) -> bool {
-        self.status.is_none()
+    pub(super) fn is_unanswered(&self) -> bool {
+        self.cause == Cause::Unanswered
+    }
+
+    /// Whether somebody wanted it to end.
+    pub(super) fn is_interrupt(&self) -> bool {
+        self.cause == Cause::Interrupted
+    }
+
+    /// Whether trying again may help.
+    pub(super) fn is_passing(&self) -> bool {
+        self.is_unanswered() || self.exit_code() == 6
     }
 
     /// Says more.
@@ -121,19 +139,34 @@ impl Failure {
     }
 
     pub(super) const fn exit_code(&self) -> u8 {
-        match self.status {
-            None => 3,
-            Some(StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN) => 4,
-            Some(StatusCode::NOT_FOUND) => 5,
-            Some(
+        match self.cause {
+            Cause::Unanswered => 3,
+            Cause::Refused(StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN) => 4,
+            Cause::Refused(StatusCode::NOT_FOUND) => 5,
+            Cause::Refused(
                 StatusCode::TOO_MANY_REQUESTS
                 | StatusCode::BAD_GATEWAY
                 | StatusCode::SERVICE_UNAVAILABLE
                 | StatusCode::GATEWAY_TIMEOUT,
             ) => 6,
-            Some(_) => 1,
+            Cause::Interrupted => 130,
+            Cause::Refused(_) | Cause::Other => 1,
         }
     }
+}
+
+/// Returns in words why nothing was answered.
+pub(super) fn reason(error: &ureq::Error) -> String {
+    let reason = match error {
+        ureq::Error::Io(error) if error.kind() == ErrorKind::ConnectionRefused => {
+            "connection refused".to_owned()
+        }
+        ureq::Error::Io(error) => error.to_string(),
+        ureq::Error::HostNotFound => "there is no host of this name".to_owned(),
+        ureq::Error::Timeout(of) => format!("it took too long ({of})"),
+        error => error.to_string(),
+    };
+    plain(&reason)
 }
 
 fn unauthenticated(client: &Client, sentence: Option<&str>) -> String {

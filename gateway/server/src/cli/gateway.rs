@@ -1,6 +1,7 @@
 //! Which gateway is meant, and who calls it.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use anyhow::Context as _;
 use clap::Args;
@@ -9,6 +10,8 @@ use ureq::tls::{PemItem, RootCerts, TlsConfig, parse_pem};
 
 use super::client::{Authorization, Client, Endpoint};
 use super::clusters::Clusters;
+use super::interrupt::Interrupt;
+use super::storage::Storage;
 use crate::auth::Secret;
 use crate::config::CredentialOptions;
 
@@ -67,6 +70,21 @@ impl GatewayOptions {
             (None, None) => None,
         };
         Ok(Client::new(endpoint, authorization, self.tls(true)?))
+    }
+
+    /// Returns the way to the objects of the gateway that is named, as [`GatewayOptions::client`] does to
+    /// itself: with as many connections, until it is interrupted.
+    ///
+    /// # Errors
+    /// As there, and of a gateway that names no storage.
+    pub(super) fn storage(
+        &self,
+        client: &Client,
+        n_connections: usize,
+        interrupt: Arc<Interrupt>,
+    ) -> anyhow::Result<Storage> {
+        let tls = |is_verified| self.tls(is_verified);
+        Storage::of(client, tls, n_connections, interrupt)
     }
 
     /// Returns the way to the cluster that a document says a service is for: the gateway that is named

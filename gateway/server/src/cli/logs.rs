@@ -85,13 +85,13 @@ struct Page {
 /// What is known of a job; times as RFC 3339.
 #[derive(Default, Deserialize, Serialize)]
 #[serde(default)]
-struct Job {
-    status: String,
+pub(super) struct Job {
+    pub(super) status: String,
     creation_time: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     start_time: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    finish_time: Option<String>,
+    pub(super) finish_time: Option<String>,
 }
 
 pub(super) fn run(command: &LogsCommand) -> anyhow::Result<()> {
@@ -197,7 +197,11 @@ fn or_list(service: &str, failure: Failure) -> Failure {
 }
 
 /// Returns jobs of a service, the latest first, and how many there are beside.
-fn jobs(client: &Client, service: &str, all: bool) -> anyhow::Result<(Vec<(String, Job)>, u64)> {
+pub(super) fn jobs(
+    client: &Client,
+    service: &str,
+    all: bool,
+) -> anyhow::Result<(Vec<(String, Job)>, u64)> {
     let path = path(&["system", "logs", service]);
     let mut jobs = Vec::new();
     let mut page: Page = client.get(&path)?;
@@ -227,7 +231,7 @@ fn parse(time: &str) -> Option<OffsetDateTime> {
 }
 
 /// Returns a time as people read it, to the second.
-fn moment(time: OffsetDateTime) -> String {
+pub(super) fn moment(time: OffsetDateTime) -> String {
     let time = time.to_offset(time::UtcOffset::UTC);
     let (date, hour, minute, second) = (time.date(), time.hour(), time.minute(), time.second());
     format!("{date} {hour:02}:{minute:02}:{second:02}Z")

@@ -1,4 +1,4 @@
-//! `hearth get`, `list` and `delete`.
+//! `hearth get` of a service, `list` and `delete`.
 
 use clap::Args;
 use gateway_oscar::{Kind, Model, Service};
@@ -14,16 +14,6 @@ use crate::terminal::{Table, plain, print};
 
 /// Most names that an error lists.
 const MAX_NAMES: usize = 20;
-
-#[derive(Args)]
-pub(crate) struct GetOptions {
-    /// Name of the service
-    service: String,
-    #[command(flatten)]
-    output: OutputOptions,
-    #[command(flatten)]
-    gateway: GatewayOptions,
-}
 
 #[derive(Args)]
 pub(crate) struct ListOptions {
@@ -68,13 +58,11 @@ struct Named {
     name: String,
 }
 
-pub(super) fn get(options: &GetOptions) -> anyhow::Result<()> {
-    let client = options.gateway.client()?;
-    let name = &options.service;
-    let value = fetch(&client, name).map_err(|error| missing(&client, name, error))?;
+pub(super) fn show(client: &Client, name: &str, output: &OutputOptions) -> anyhow::Result<()> {
+    let value = fetch(client, name).map_err(|error| missing(client, name, error))?;
     let shown = Shown::read(&value)?;
-    options.output.show(&value, || {
-        for (key, value) in shown.properties(&client) {
+    output.show(&value, || {
+        for (key, value) in shown.properties(client) {
             print(&format!("{key:10} {}", plain(&value)))?;
         }
         Ok(())

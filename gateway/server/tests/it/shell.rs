@@ -22,13 +22,13 @@ functions:
 ";
 
 /// A person at a shell: a folder, which is home as well, and a gateway.
-struct Shell {
-    folder: TempDir,
+pub(crate) struct Shell {
+    pub(crate) folder: TempDir,
     env: Vec<(&'static str, String)>,
 }
 
 impl Shell {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let folder = TempDir::new().unwrap();
         fs::write(folder.path().join("red.png"), png(RED)).unwrap();
         Self {
@@ -37,26 +37,26 @@ impl Shell {
         }
     }
 
-    fn at(hearth: &Hearth) -> Self {
+    pub(crate) fn at(hearth: &Hearth) -> Self {
         Self::new().with("HEARTH_ENDPOINT", format!("http://{}", hearth.address()))
     }
 
-    fn with(mut self, name: &'static str, value: impl Into<String>) -> Self {
+    pub(crate) fn with(mut self, name: &'static str, value: impl Into<String>) -> Self {
         self.env.push((name, value.into()));
         self
     }
 
-    fn path(&self, name: &str) -> std::path::PathBuf {
+    pub(crate) fn path(&self, name: &str) -> std::path::PathBuf {
         self.folder.path().join(name)
     }
 
-    fn write(&self, name: &str, text: &str) {
+    pub(crate) fn write(&self, name: &str, text: &str) {
         let path = self.path(name);
         fs::create_dir_all(path.parent().unwrap()).unwrap();
         fs::write(path, text).unwrap();
     }
 
-    fn command(&self, args: &[&str]) -> Command {
+    pub(crate) fn command(&self, args: &[&str]) -> Command {
         let mut command = command();
         command
             .env("HOME", self.folder.path())
@@ -68,24 +68,24 @@ impl Shell {
         command
     }
 
-    fn run(&self, args: &[&str]) -> Output {
+    pub(crate) fn run(&self, args: &[&str]) -> Output {
         finish(&mut self.command(args))
     }
 
     #[track_caller]
-    fn says(&self, args: &[&str]) -> String {
+    pub(crate) fn says(&self, args: &[&str]) -> String {
         said(&self.run(args))
     }
 
     #[track_caller]
-    fn json(&self, args: &[&str]) -> Value {
+    pub(crate) fn json(&self, args: &[&str]) -> Value {
         let text = self.says(&[args, &["--output", "json"]].concat());
         serde_json::from_str(&text).unwrap()
     }
 
     /// Returns what a command complains of that has to end with this status.
     #[track_caller]
-    fn complains(&self, status: i32, args: &[&str]) -> String {
+    pub(crate) fn complains(&self, status: i32, args: &[&str]) -> String {
         let output = self.run(args);
         let text = String::from_utf8(output.stderr).unwrap();
         assert_eq!(output.status.code(), Some(status), "{text}");
@@ -573,6 +573,10 @@ fn a_gateway_behind_tls_is_trusted_by_its_certificate() {
         (Some(0), String::new())
     );
     assert_eq!(list("https", &["--insecure"]), (Some(0), String::new()));
+    // Its storage has the same certificate.
+    let endpoint = format!("https://{}", hearth.address());
+    let said = shell.says(&["ls", "--ca-cert", "root.pem", "--endpoint", &endpoint]);
+    assert!(said.starts_with("no buckets yet"), "{said}");
     for more in [&[][..], &["--ca-cert", "other.pem"]] {
         let (status, complaint) = list("https", more);
         assert_eq!(status, Some(3), "{complaint}");
