@@ -6,7 +6,7 @@
 
 mod folder;
 mod places;
-mod s3;
+pub(crate) mod s3;
 
 use std::collections::BTreeMap;
 use std::fs::File;

@@ -281,12 +281,18 @@ mod tests {
 
     #[test]
     fn amounts_are_read_at_a_glance() {
-        assert_eq!([0, 1023, 1536, 5 << 30].map(bytes), ["0 B", "1023 B", "1.5 KiB", "5.0 GiB"]);
+        assert_eq!(
+            [0, 1023, 1536, 5 << 30].map(bytes),
+            ["0 B", "1023 B", "1.5 KiB", "5.0 GiB"]
+        );
         let times = [0, 59, 61, 3720].map(|s| duration(Duration::from_secs(s)));
         assert_eq!(times, ["0 s", "59 s", "1:01 min", "1:02 h"]);
         let half = format!("{}{}", "█".repeat(15), "░".repeat(15));
         assert_eq!(bar(1, 2), half);
-        assert_eq!([bar(0, 0), bar(9, 3), bar(u64::MAX, u64::MAX)], [(); 3].map(|()| "█".repeat(30)));
+        assert_eq!(
+            [bar(0, 0), bar(9, 3), bar(u64::MAX, u64::MAX)],
+            [(); 3].map(|()| "█".repeat(30))
+        );
     }
 
     #[test]

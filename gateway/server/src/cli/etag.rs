@@ -60,7 +60,8 @@ pub(super) fn is_of(mut content: impl Read, size: u64, etag: &str) -> io::Result
             md5.update(buffer.get(..n_read).unwrap_or_default());
         }
     };
-    let Some(part) = part_of(size).filter(|part| n_parts == size.div_ceil(*part).to_string()) else {
+    let Some(part) = part_of(size).filter(|part| n_parts == size.div_ceil(*part).to_string())
+    else {
         return Ok(false);
     };
     let mut sums = Vec::new();

@@ -50,7 +50,10 @@ impl Failure {
     /// Says a sentence, and ends the command as this error would.
     pub(super) fn after(error: &anyhow::Error, message: String) -> Self {
         let failure: Option<&Self> = error.downcast_ref();
-        Self::new(failure.map_or(Cause::Other, |failure| failure.cause), message)
+        Self::new(
+            failure.map_or(Cause::Other, |failure| failure.cause),
+            message,
+        )
     }
 
     /// What is wrong where nothing was answered.

@@ -17,7 +17,7 @@ use super::interrupt::Interrupt;
 use super::output::OutputOptions;
 use super::place::{Place, file_of};
 use super::services;
-use super::storage::{Object, Storage};
+use super::storage::{Head, Storage};
 use super::transfer::{File, MAX_FILES, Meter, Outcome, Transfer, TransferOptions};
 use crate::terminal::plain;
 
@@ -38,7 +38,7 @@ pub(crate) struct GetOptions {
 
 /// An object, and the file that it becomes.
 struct Download {
-    object: Object,
+    object: Head,
     path: PathBuf,
 }
 
@@ -72,14 +72,14 @@ pub(super) fn get(options: &GetOptions) -> anyhow::Result<()> {
         interrupt,
     };
     let is_skipping = options.transfer.skip_existing;
-    transfer.run(&downloads, failed, |download, meter| {
+    transfer.run(downloads, failed, |download, meter| {
         download.fetch(&storage, &place.bucket, is_skipping, meter)
     })
 }
 
 /// Looks for the object of a place, or else for those in the folder of this name; returns them, and how
 /// long the part of their keys is that stays behind.
-fn find(storage: &Storage, place: &Place) -> anyhow::Result<(Vec<Object>, usize)> {
+fn find(storage: &Storage, place: &Place) -> anyhow::Result<(Vec<Head>, usize)> {
     let (bucket, key) = (place.bucket.as_str(), place.key.as_str());
     let is_folder = key.is_empty() || key.ends_with('/');
     if !is_folder && let Some(object) = storage.head(bucket, key)? {
@@ -91,7 +91,7 @@ fn find(storage: &Storage, place: &Place) -> anyhow::Result<(Vec<Object>, usize)
     loop {
         let page = storage.page(bucket, &folder, true, from)?;
         // Clients mark folders by objects without content.
-        let is_file = |object: &Object| object.size > 0 || !object.key.ends_with('/');
+        let is_file = |object: &Head| object.size > 0 || !object.key.ends_with('/');
         objects.extend(page.objects.into_iter().filter(is_file));
         anyhow::ensure!(
             objects.len() <= MAX_FILES,
@@ -106,7 +106,9 @@ fn find(storage: &Storage, place: &Place) -> anyhow::Result<(Vec<Object>, usize)
         let (bucket, key) = (plain(bucket), plain(key));
         let message = match is_folder {
             true => format!("there are no objects in `{bucket}/{key}`"),
-            false => format!("there is no object `{bucket}/{key}`, and none in a folder of this name"),
+            false => {
+                format!("there is no object `{bucket}/{key}`, and none in a folder of this name")
+            }
         };
         return Err(Failure::new(Cause::Refused(StatusCode::NOT_FOUND), message).into());
     }
@@ -155,7 +157,7 @@ impl Download {
             return Ok(false);
         };
         let metadata = file.metadata()?;
-        let Object { size, etag, .. } = &self.object;
+        let Head { size, etag, .. } = &self.object;
         Ok(metadata.is_file() && metadata.len() == *size && etag::is_of(&file, *size, etag)?)
     }
 }

@@ -68,7 +68,10 @@ fn objects(options: &LsOptions, storage: &Storage, place: &Place) -> anyhow::Res
     // What is written without its slash is meant with it, where nothing else begins so.
     let folder = place.folder();
     let is_folder = match options.recursive {
-        true => page.objects.iter().all(|object| object.key.starts_with(&folder)),
+        true => page
+            .objects
+            .iter()
+            .all(|object| object.key.starts_with(&folder)),
         false => page.objects.is_empty() && page.folders == [folder.as_str()],
     };
     if prefix != folder && is_folder && !page.is_empty() {
@@ -103,7 +106,11 @@ fn objects(options: &LsOptions, storage: &Storage, place: &Place) -> anyhow::Res
     }
     options.output.show(&value(bucket, &page), || {
         if page.is_empty() {
-            return print(&format!("nothing in `{}/{}` yet", plain(bucket), plain(&prefix)));
+            return print(&format!(
+                "nothing in `{}/{}` yet",
+                plain(bucket),
+                plain(&prefix)
+            ));
         }
         table.print()?;
         match page.next {

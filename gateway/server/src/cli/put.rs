@@ -76,7 +76,7 @@ pub(super) fn put(options: &PutOptions) -> anyhow::Result<()> {
         interrupt,
     };
     let is_skipping = options.transfer.skip_existing;
-    transfer.run(&found.uploads, found.failed, |upload, meter| {
+    transfer.run(found.uploads, found.failed, |upload, meter| {
         upload.send(&storage, &target.bucket, is_skipping, meter)
     })
 }
@@ -85,9 +85,9 @@ pub(super) fn put(options: &PutOptions) -> anyhow::Result<()> {
 fn input_of(client: &Client, name: &str) -> anyhow::Result<Place> {
     let value = fetch(client, name).map_err(|error| {
         match missing(client, name, error).downcast::<Failure>() {
-            Ok(failure) if failure.is_not_found() => {
-                failure.and(&format!("; a bucket is written `{name}/`")).into()
-            }
+            Ok(failure) if failure.is_not_found() => failure
+                .and(&format!("; a bucket is written `{name}/`"))
+                .into(),
             Ok(failure) => failure.into(),
             Err(error) => error,
         }
@@ -153,10 +153,14 @@ impl Found {
             let entry = match entry {
                 Ok(entry) => entry,
                 Err(error) => {
-                    let path = error.path().unwrap_or(source).to_string_lossy().into_owned();
-                    let error = match error.loop_ancestor() {
-                        Some(_) => anyhow::anyhow!("a link that leads to what it is in"),
-                        None => std::io::Error::from(error).into(),
+                    let path = error
+                        .path()
+                        .unwrap_or(source)
+                        .to_string_lossy()
+                        .into_owned();
+                    let error = match error.io_error() {
+                        Some(error) => anyhow::anyhow!("{error}"),
+                        None => anyhow::anyhow!("a link that leads to what it is in"),
                     };
                     self.failed.push((path, error));
                     continue;

@@ -5,8 +5,8 @@
 //! than a part of an object.
 
 mod answers;
-mod sign;
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -23,9 +23,12 @@ use super::client::{Client, Endpoint};
 use super::etag::{self, Sum};
 use super::failure::{Cause, Failure, reason};
 use super::interrupt::Interrupt;
+pub(super) use crate::storage::Head;
+use crate::storage::s3::Account;
+use crate::storage::s3::sign::{self, Signed};
+use crate::storage::s3::xml;
 use crate::terminal::plain;
-pub(super) use answers::{Bucket, Object, Page};
-use sign::{Account, Signed};
+pub(super) use answers::{Bucket, Page};
 
 /// How long it may take to be connected.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -97,10 +100,9 @@ impl Storage {
             "the gateway at {gateway} names no storage: it has none, or none that is reached from \
              elsewhere (--s3-listen off)"
         );
-        let endpoint: Endpoint = minio.endpoint.parse().map_err(|error| {
-            let url = plain(&minio.endpoint);
-            anyhow::anyhow!("the gateway at {gateway} names its storage {url:?}: {error}")
-        })?;
+        let account = Account::minio(&minio)
+            .map_err(|error| anyhow::anyhow!("`minio_provider` of {gateway}: {error}"))?;
+        let endpoint: Endpoint = account.to_string().parse().map_err(anyhow::Error::msg)?;
         let agent = ureq::Agent::config_builder()
             .http_status_as_error(false)
             .max_redirects(0)
@@ -118,7 +120,7 @@ impl Storage {
             false => agent,
         };
         Ok(Self {
-            account: Account::new(&endpoint, &minio)?,
+            account,
             agent: agent.build().into(),
             interrupt,
         })
@@ -140,12 +142,12 @@ impl Storage {
             bucket,
             ..Call::default()
         };
-        self.ask(&call).map(drop).map_err(|failure| {
-            match failure.is_not_found() {
+        self.ask(&call)
+            .map(drop)
+            .map_err(|failure| match failure.is_not_found() {
                 true => self.missing(bucket, failure),
                 false => failure,
-            }
-        })
+            })
     }
 
     /// Returns keys that begin so, in their order, from where a page before ended; with `is_flat` what
@@ -179,7 +181,7 @@ impl Storage {
     }
 
     /// Returns an object, without its content, if it is there.
-    pub(super) fn head(&self, bucket: &str, key: &str) -> Result<Option<Object>, Failure> {
+    pub(super) fn head(&self, bucket: &str, key: &str) -> Result<Option<Head>, Failure> {
         let call = Call {
             method: Method::HEAD,
             bucket,
@@ -201,7 +203,7 @@ impl Storage {
     pub(super) fn get(
         &self,
         bucket: &str,
-        object: &Object,
+        object: &Head,
         from: u64,
         n_bytes: u64,
     ) -> Result<Vec<u8>, Failure> {
@@ -292,7 +294,7 @@ impl Storage {
         };
         match self.ask(&call) {
             // It may be an error all the same: the status is sent before it is known.
-            Ok(answer) => match answers::error(&answer.text()) {
+            Ok(answer) => match xml::error(&answer.text()) {
                 Some((code, message)) => {
                     let message = format!("{}: {}", plain(&code), plain(&message));
                     let cause = Cause::Refused(StatusCode::SERVICE_UNAVAILABLE);
@@ -347,10 +349,7 @@ impl Storage {
             headers: headers.collect(),
             digest: &Sha256::digest(call.body).into(),
         };
-        let mut uri = format!("{}://{}{}", account.scheme, account.authority, signed.path);
-        if !signed.query.is_empty() {
-            uri = format!("{uri}?{}", signed.query);
-        }
+        let uri = signed.uri(account);
         let mut request = Request::builder().method(&call.method).uri(uri);
         for (name, value) in signed.headers(account, OffsetDateTime::now_utc()) {
             request = request.header(name, value);
@@ -392,10 +391,11 @@ impl Storage {
     }
 
     fn refused(&self, call: &Call<'_>, status: StatusCode, body: &str) -> Failure {
-        let (code, said) = answers::error(body).unwrap_or_default();
+        let (code, said) = xml::error(body).unwrap_or_default();
         let (code, said) = (plain(&code), plain(&said));
         let cause = Cause::Refused(match code.as_str() {
-            "RequestTimeout" | "SlowDown" => StatusCode::SERVICE_UNAVAILABLE,
+            // The last is what a MinIO says that is stopped.
+            "RequestTimeout" | "SlowDown" | "ClientDisconnected" => StatusCode::SERVICE_UNAVAILABLE,
             _ if status.is_server_error() => StatusCode::SERVICE_UNAVAILABLE,
             _ => status,
         });
@@ -405,6 +405,15 @@ impl Storage {
                 format!("the storage at {at} does not take the keys that the gateway names: {code}")
             }
             ("NoSuchBucket", _) => format!("no bucket `{}`", plain(call.bucket)),
+            // An answer to HEAD says no more.
+            ("", StatusCode::NOT_FOUND) if call.key.is_empty() => {
+                format!("no bucket `{}`", plain(call.bucket))
+            }
+            ("", StatusCode::FORBIDDEN) => {
+                format!(
+                    "the storage at {at} does not take the keys that the gateway names, or not for this"
+                )
+            }
             (_, StatusCode::PRECONDITION_FAILED) => "it was changed meanwhile".to_owned(),
             ("", _) => format!("the storage at {at} answers {status}"),
             _ => format!("the storage at {at} answers {status}, {code}: {said}"),
@@ -458,14 +467,16 @@ impl Answer {
     }
 
     /// Reads what headers say of an object.
-    fn object(&self, key: &str) -> Option<Object> {
+    fn object(&self, key: &str) -> Option<Head> {
         let text = |name| self.headers.get(name)?.to_str().ok();
         let modified = OffsetDateTime::parse(text(header::LAST_MODIFIED)?, &Rfc2822);
-        Some(Object {
+        Some(Head {
             key: key.to_owned(),
             size: text(header::CONTENT_LENGTH)?.parse().ok()?,
             etag: text(header::ETAG)?.trim_matches('"').to_owned(),
             modified: modified.ok()?,
+            version: None,
+            metadata: BTreeMap::new(),
         })
     }
 }

@@ -1,6 +1,7 @@
 //! Files on their way, many at a time, and how far they are.
 
 use std::cell::Cell;
+use std::cmp::Reverse;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc::{RecvTimeoutError, SyncSender, sync_channel};
@@ -9,6 +10,7 @@ use std::time::{Duration, Instant};
 use clap::Args;
 use serde_json::{Value, json};
 
+use super::etag::PART;
 use super::failure::{Cause, Failure};
 use super::interrupt::Interrupt;
 use super::output::OutputOptions;
@@ -131,11 +133,13 @@ impl Transfer<'_> {
     /// Where some have not arrived, as the first of them.
     pub(super) fn run<F: File>(
         &self,
-        files: &[F],
+        mut files: Vec<F>,
         failed: Vec<(String, anyhow::Error)>,
         work: impl Fn(&F, &Meter<'_>) -> anyhow::Result<Outcome> + Sync,
     ) -> anyhow::Result<()> {
-        let mut progress = Progress::new(self.done, files, failed.len());
+        // None is alone on its way at the end, as long as that takes.
+        files.sort_by_key(|file| Reverse(file.size() / PART));
+        let mut progress = Progress::new(self.done, &files, failed.len());
         for (name, error) in failed {
             progress.failed(&name, error);
         }
@@ -152,7 +156,11 @@ impl Transfer<'_> {
                 };
                 let result = work(file, &meter);
                 let moved = meter.moved.get();
-                let ended = News::Ended { index, moved, result };
+                let ended = News::Ended {
+                    index,
+                    moved,
+                    result,
+                };
                 if news.send(ended).is_err() {
                     return;
                 }
@@ -298,20 +306,19 @@ impl Progress {
         let n_ended = self.n_moved + self.n_same + self.n_failed;
         let per_second = self.moved as f64 / took.as_secs_f64().max(0.001);
         let (done, whole) = (self.weight(), self.whole());
-        let left = match done {
-            0 => "no time known".to_owned(),
-            done => {
-                let left = took.as_secs_f64() * (whole.saturating_sub(done)) as f64 / done as f64;
-                duration(Duration::from_secs_f64(left.min(1e9)))
-            }
-        };
-        format!(
-            "{n_ended} of {} files, {} of {}, {}/s, {left} left",
+        let line = format!(
+            "{n_ended} of {} files, {} of {}, {}/s",
             self.n_files,
             bytes(self.ended_bytes + self.under_way),
             bytes(self.bytes),
             bytes(per_second as u64),
-        )
+        );
+        if done == 0 {
+            return line;
+        }
+        let left = took.as_secs_f64() * whole.saturating_sub(done) as f64 / done as f64;
+        let left = duration(Duration::from_secs_f64(left.min(1e9)));
+        format!("{line}, {left} left")
     }
 
     /// What is done and what there is to do, in bytes and what files cost beside.
@@ -344,9 +351,17 @@ impl Progress {
             1 => "1 file".to_owned(),
             n => format!("{n} files"),
         };
-        let mut line = format!("{} {}, {}", self.done, files(self.n_moved), bytes(self.moved));
+        let mut line = format!(
+            "{} {}, {}",
+            self.done,
+            files(self.n_moved),
+            bytes(self.moved)
+        );
         if self.n_moved > 0 {
-            let (n, per_second) = (self.n_moved as f64 / s, bytes((self.moved as f64 / s) as u64));
+            let (n, per_second) = (
+                self.n_moved as f64 / s,
+                bytes((self.moved as f64 / s) as u64),
+            );
             line = format!("{line}, in {s:.1} s ({n:.0} files/s, {per_second}/s)");
         }
         if self.n_same > 0 {
@@ -358,7 +373,10 @@ impl Progress {
     /// Returns how the command ends.
     fn verdict(self, is_interrupted: bool) -> anyhow::Result<()> {
         let n_missing = self.n_files - self.n_moved - self.n_same;
-        let missing = format!("{n_missing} of {} files are not {}", self.n_files, self.done);
+        let missing = format!(
+            "{n_missing} of {} files are not {}",
+            self.n_files, self.done
+        );
         let again = "the same with --skip-existing goes on from here";
         if is_interrupted {
             let message = format!("interrupted: {missing}; {again}");

@@ -169,7 +169,10 @@ fn reason(client: &Client, service: &str, job: &str) -> String {
     let log = log.and_then(read).unwrap_or_default();
     let log = String::from_utf8_lossy(&log);
     let last = log.lines().rfind(|line| !line.trim().is_empty());
-    plain(last.unwrap_or_default().trim()).chars().take(REASON).collect()
+    plain(last.unwrap_or_default().trim())
+        .chars()
+        .take(REASON)
+        .collect()
 }
 
 // === impl Counts ===
@@ -225,7 +228,11 @@ impl<'a> View<'a> {
         self.counts = look.counts;
         self.ended_before.get_or_insert(ended);
         // Some were forgotten: what was counted before says nothing any more.
-        if self.history.back().is_some_and(|(_, before)| *before > ended) {
+        if self
+            .history
+            .back()
+            .is_some_and(|(_, before)| *before > ended)
+        {
             self.history.clear();
             self.ended_before = Some(ended);
         }
@@ -310,7 +317,10 @@ impl<'a> View<'a> {
             _ if open == 0 => line,
             _ => {
                 let left = Duration::from_secs_f64((open as f64 / per_second).min(1e9));
-                format!("{line}; {per_second:.1} per second, {} left", duration(left))
+                format!(
+                    "{line}; {per_second:.1} per second, {} left",
+                    duration(left)
+                )
             }
         }
     }

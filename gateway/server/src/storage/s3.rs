@@ -4,8 +4,8 @@
 //! way of a parser that resolves `..`, and so read another object than was asked for.
 
 mod notification;
-mod sign;
-mod xml;
+pub(crate) mod sign;
+pub(crate) mod xml;
 
 use std::fmt;
 use std::fs::File;
@@ -54,7 +54,7 @@ pub(crate) struct Account {
     /// `http` or `https`.
     scheme: String,
     /// Host, and port where it is not the scheme's.
-    authority: String,
+    pub(crate) authority: String,
     region: String,
     access_key: Secret,
     secret_key: Secret,
@@ -165,6 +165,12 @@ impl Account {
             is_own: true,
             ..self
         }
+    }
+}
+
+impl fmt::Display for Account {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}://{}", self.scheme, self.authority)
     }
 }
 
@@ -602,10 +608,7 @@ impl S3 {
         };
         let now = OffsetDateTime::now_utc();
         let headers = signed.headers(account, now);
-        let mut uri = format!("{}://{}{}", account.scheme, account.authority, signed.path);
-        if !signed.query.is_empty() {
-            uri = format!("{uri}?{}", signed.query);
-        }
+        let uri = signed.uri(account);
         let mut request = Request::builder().method(&call.method).uri(uri);
         for (name, value) in headers {
             request = request.header(name, value);
@@ -675,11 +678,7 @@ impl S3 {
 
     /// Nothing was answered, or not all of it.
     fn lost(&self, error: &dyn std::error::Error) -> StorageError {
-        let (scheme, authority) = (&self.account.scheme, &self.account.authority);
-        self.trouble(
-            Trouble::Away,
-            format_args!("{scheme}://{authority}: {error}"),
-        )
+        self.trouble(Trouble::Away, format_args!("{}: {error}", self.account))
     }
 
     fn nonsense(&self, reason: &str) -> StorageError {

@@ -57,7 +57,9 @@ fn tree(folder: &Path) -> BTreeMap<String, Vec<u8>> {
 
 fn keys(listed: &Value) -> Vec<&str> {
     let objects = listed["objects"].as_array().unwrap().iter();
-    objects.map(|object| object["key"].as_str().unwrap()).collect()
+    objects
+        .map(|object| object["key"].as_str().unwrap())
+        .collect()
 }
 
 /// Returns a shell with files to upload in `in`, and all that is in there.
@@ -90,10 +92,17 @@ fn files_become_objects_and_objects_files() {
     make_bucket(&hearth, "photos");
     let table = shell.says(&["ls"]);
     assert!(table.contains("BUCKET  CREATED\nphotos  20"), "{table}");
-    assert!(shell.says(&["ls", "photos"]).starts_with("nothing in `photos/` yet"));
+    assert!(
+        shell
+            .says(&["ls", "photos"])
+            .starts_with("nothing in `photos/` yet")
+    );
 
     let said = shell.says(&["put", "in", "photos/new"]);
-    assert!(said.starts_with("uploaded 110 files, 36.0 MiB, in "), "{said}");
+    assert!(
+        said.starts_with("uploaded 110 files, 36.0 MiB, in "),
+        "{said}"
+    );
     let listed = shell.json(&["ls", "photos", "--recursive"]);
     let expected: Vec<String> = files.keys().map(|name| format!("new/{name}")).collect();
     assert_eq!(keys(&listed), expected);
@@ -110,14 +119,20 @@ fn files_become_objects_and_objects_files() {
     assert!(etag("one").ends_with("-1") && etag("three").ends_with("-3"));
 
     let said = shell.says(&["get", "photos/new/", "back"]);
-    assert!(said.starts_with("downloaded 110 files, 36.0 MiB, in "), "{said}");
+    assert!(
+        said.starts_with("downloaded 110 files, 36.0 MiB, in "),
+        "{said}"
+    );
     assert!(tree(&shell.path("back")) == files);
 
     // What is there stays, either way; what only looks like it does not.
     let there = |args: &[&str]| {
         let value = shell.json(&[args, &["--skip-existing"]].concat());
         assert_eq!(value["failed"], 0);
-        (value["files"].as_u64().unwrap(), value["there"].as_u64().unwrap())
+        (
+            value["files"].as_u64().unwrap(),
+            value["there"].as_u64().unwrap(),
+        )
     };
     let (put, get) = (["put", "in", "photos/new/"], ["get", "photos/new", "back"]);
     assert_eq!(there(&put), (0, 110));
@@ -159,7 +174,10 @@ fn a_place_is_an_object_or_a_folder() {
             // No folder has a file and a folder of one name.
             assert_eq!(output.status.code(), Some(1));
             let complaint = String::from_utf8(output.stderr).unwrap();
-            assert!(complaint.contains("files are not downloaded"), "{complaint}");
+            assert!(
+                complaint.contains("files are not downloaded"),
+                "{complaint}"
+            );
             expected.retain(|name| !name.starts_with('x') || files.contains_key(*name));
         } else {
             assert!(output.status.success());
@@ -177,7 +195,11 @@ fn a_place_is_an_object_or_a_folder() {
         shell.complains(5, &["get", "b/nope/"]),
         "there are no objects in `b/nope/`"
     );
-    for args in [&["get", "nope/x"][..], &["ls", "nope"], &["put", "in", "nope/x"]] {
+    for args in [
+        &["get", "nope/x"][..],
+        &["ls", "nope"],
+        &["put", "in", "nope/x"],
+    ] {
         let complaint = shell.complains(5, args);
         assert_eq!(complaint, "no bucket `nope`; buckets: `b`");
     }
@@ -206,7 +228,10 @@ fn a_place_is_an_object_or_a_folder() {
     let lines: Vec<&str> = table.lines().collect();
     assert_eq!(lines[0], "SIZE  MODIFIED              KEY");
     assert_eq!(lines[1], "-     -                     x.d/");
-    assert!(lines[3].starts_with("1 B   20") && lines[3].ends_with("Z  x"), "{table}");
+    assert!(
+        lines[3].starts_with("1 B   20") && lines[3].ends_with("Z  x"),
+        "{table}"
+    );
     hearth.stop();
 }
 
@@ -218,7 +243,9 @@ fn keys_that_no_file_can_have_fail_alone() {
     let long = format!("in/{}", "x".repeat(300));
     for key in ["in/good", "in/a//b", "in/a/", &long] {
         let body = json!({"object_key": key, "operation": "upload"}).to_string();
-        let link = hearth.post("/system/buckets/b/presign", body.as_bytes()).ok();
+        let link = hearth
+            .post("/system/buckets/b/presign", body.as_bytes())
+            .ok();
         let put = ureq::put(link["url"].as_str().unwrap());
         assert_eq!(put.send("content").unwrap().status(), 200, "{key}");
     }
@@ -246,7 +273,10 @@ fn what_can_not_be_uploaded_is_said_and_the_rest_is() {
     shell.write("other/good", "other");
     // Nothing is begun where something is written wrongly.
     let complaint = shell.complains(1, &["put", "in", "nowhere", "b/"]);
-    assert!(complaint.starts_with("nowhere: No such file"), "{complaint}");
+    assert!(
+        complaint.starts_with("nowhere: No such file"),
+        "{complaint}"
+    );
     let complaint = shell.complains(1, &["put", "in", "other", "b/"]);
     assert!(complaint.contains("would both be `good`"), "{complaint}");
     fs::create_dir(shell.path("nothing")).unwrap();
@@ -254,7 +284,8 @@ fn what_can_not_be_uploaded_is_said_and_the_rest_is() {
     assert!(complaint.starts_with("there is no file"), "{complaint}");
     let complaint = shell.complains(5, &["put", "in", "nope"]);
     assert!(
-        complaint.starts_with("no service `nope`") && complaint.ends_with("a bucket is written `nope/`"),
+        complaint.starts_with("no service `nope`")
+            && complaint.ends_with("a bucket is written `nope/`"),
         "{complaint}"
     );
     shell.write(
@@ -263,7 +294,10 @@ fn what_can_not_be_uploaded_is_said_and_the_rest_is() {
     );
     shell.says(&["apply", "fdl.yaml"]);
     let complaint = shell.complains(1, &["put", "in", "deaf"]);
-    assert!(complaint.contains("service `deaf` has no `input`"), "{complaint}");
+    assert!(
+        complaint.contains("service `deaf` has no `input`"),
+        "{complaint}"
+    );
     assert_eq!(keys(&shell.json(&["ls", "b", "-r"])), Vec::<&str>::new());
 
     let bad = std::ffi::OsStr::from_bytes(b"in/b\xffd");
@@ -308,17 +342,46 @@ fn a_storage_that_does_not_answer_or_refuses_ends_it_at_once() {
         format!("http://{}", serve(answer))
     };
     for (field, value, status, says) in [
-        ("secret_key", json!("wrong"), 4, "does not take the keys"),
-        ("access_key", json!("wrong"), 4, "does not take the keys"),
+        (
+            "secret_key",
+            json!("wrong"),
+            4,
+            "does not take the keys that the gateway names",
+        ),
+        (
+            "access_key",
+            json!("wrong"),
+            4,
+            "does not take the keys that the gateway names",
+        ),
         ("endpoint", json!(""), 1, "names no storage"),
-        ("endpoint", json!("localhost"), 1, "expected http://HOST:PORT"),
-        ("endpoint", json!(format!("{}/x", endpoint.as_str().unwrap())), 1, "expected http://"),
-        ("endpoint", json!("http://127.0.0.1:1"), 3, "does not answer: connection refused"),
+        (
+            "endpoint",
+            json!("localhost"),
+            1,
+            "expected http://HOST:PORT",
+        ),
+        (
+            "endpoint",
+            json!(format!("{}/x", endpoint.as_str().unwrap())),
+            1,
+            "expected http://",
+        ),
+        (
+            "endpoint",
+            json!("http://127.0.0.1:1"),
+            3,
+            "does not answer: connection refused",
+        ),
     ] {
         let mut provider = config["minio_provider"].clone();
         provider[field] = value;
         let at = told(provider);
-        for args in [&["put", "in", "b/"][..], &["get", "b/", "out"], &["ls", "b"]] {
+        for args in [
+            &["put", "in", "b/"][..],
+            &["get", "b/", "out"],
+            &["ls", "b"],
+        ] {
             let complaint = shell.complains(status, &[args, &["--endpoint", &at]].concat());
             assert!(complaint.contains(says), "{complaint}");
             assert!(!complaint.contains(&secret), "{complaint}");
@@ -364,8 +427,15 @@ fn what_is_interrupted_goes_on_where_it_ended() {
     assert_eq!(value["there"], n_put);
     assert_eq!(value["files"], 2000 - n_put);
     let listed = shell.json(&["ls", "b"]);
-    assert_eq!((keys(&listed).len(), &listed["has_more"]), (1000, &json!(true)));
-    assert!(shell.says(&["ls", "b"]).ends_with("\nand more, with --all\n"));
+    assert_eq!(
+        (keys(&listed).len(), &listed["has_more"]),
+        (1000, &json!(true))
+    );
+    assert!(
+        shell
+            .says(&["ls", "b"])
+            .ends_with("\nand more, with --all\n")
+    );
     assert_eq!(keys(&shell.json(&["ls", "b", "--all"])).len(), 2000);
     hearth.stop();
 }
@@ -388,14 +458,23 @@ fn a_service_is_watched_until_all_is_done() {
         shell.says(&["job", "colors", "--file", "red.png"]);
     }
     let line = shell.says(&until_done);
-    assert!(line.ends_with("5 done, 0 failed, 0 running, 0 pending\n"), "{line}");
+    assert!(
+        line.ends_with("5 done, 0 failed, 0 running, 0 pending\n"),
+        "{line}"
+    );
 
     let job = shell.says(&["job", "colors", "--text-input", "no picture"]);
     let output = shell.run(&until_done);
     assert_eq!(output.status.code(), Some(1));
     let said = String::from_utf8(output.stdout).unwrap();
-    assert!(said.contains(&format!("{} failed: expected a picture", job.trim())), "{said}");
-    assert!(said.ends_with("5 done, 1 failed, 0 running, 0 pending\n"), "{said}");
+    assert!(
+        said.contains(&format!("{} failed: expected a picture", job.trim())),
+        "{said}"
+    );
+    assert!(
+        said.ends_with("5 done, 1 failed, 0 running, 0 pending\n"),
+        "{said}"
+    );
     let complaint = String::from_utf8(output.stderr).unwrap();
     let says = "error: 1 jobs failed; `hearth logs get colors JOB` says why\n";
     assert_eq!(complaint, says);

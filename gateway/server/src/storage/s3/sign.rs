@@ -21,21 +21,21 @@ const PLAIN: &AsciiSet = &NON_ALPHANUMERIC
 const PATH: &AsciiSet = &PLAIN.remove(b'/');
 
 /// What of a request is signed.
-pub(super) struct Signed<'a> {
-    pub(super) method: &'a Method,
-    pub(super) authority: &'a str,
+pub(crate) struct Signed<'a> {
+    pub(crate) method: &'a Method,
+    pub(crate) authority: &'a str,
     /// As [`path`] writes it.
-    pub(super) path: &'a str,
+    pub(crate) path: &'a str,
     /// As [`query`] writes it.
-    pub(super) query: &'a str,
+    pub(crate) query: &'a str,
     /// Names in lower case.
-    pub(super) headers: Vec<(String, String)>,
+    pub(crate) headers: Vec<(String, String)>,
     /// Of the payload.
-    pub(super) digest: &'a [u8; 32],
+    pub(crate) digest: &'a [u8; 32],
 }
 
 /// Writes the path of an object, or of a bucket where the key is empty. `..` and `//` stay.
-pub(super) fn path(bucket: &str, key: &str) -> String {
+pub(crate) fn path(bucket: &str, key: &str) -> String {
     let mut path = format!("/{}", utf8_percent_encode(bucket, PATH));
     if !key.is_empty() {
         let _ = write!(path, "/{}", utf8_percent_encode(key, PATH));
@@ -44,7 +44,7 @@ pub(super) fn path(bucket: &str, key: &str) -> String {
 }
 
 /// Writes a query in the order in which it is signed.
-pub(super) fn query(mut parameters: Vec<(&'static str, String)>) -> String {
+pub(crate) fn query(mut parameters: Vec<(&'static str, String)>) -> String {
     parameters.sort();
     let pairs = parameters.iter();
     let pairs = pairs.map(|(name, value)| format!("{name}={}", utf8_percent_encode(value, PLAIN)));
@@ -52,8 +52,16 @@ pub(super) fn query(mut parameters: Vec<(&'static str, String)>) -> String {
 }
 
 impl Signed<'_> {
+    /// Returns where it is sent.
+    pub(crate) fn uri(&self, account: &Account) -> String {
+        match self.query {
+            "" => format!("{account}{}", self.path),
+            query => format!("{account}{}?{query}", self.path),
+        }
+    }
+
     /// Returns the headers to send, the signature among them; `Host` is the client's to send.
-    pub(super) fn headers(&self, account: &Account, now: OffsetDateTime) -> Vec<(String, String)> {
+    pub(crate) fn headers(&self, account: &Account, now: OffsetDateTime) -> Vec<(String, String)> {
         let (date, time) = (now.date(), now.time());
         let (year, month, day) = (date.year(), u8::from(date.month()), date.day());
         let (hour, minute, second) = (time.hour(), time.minute(), time.second());

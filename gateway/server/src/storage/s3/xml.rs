@@ -11,7 +11,7 @@ use crate::storage::{Head, Page};
 const MAX_NODES: u32 = 100_000;
 
 /// Parses an answer; one with definitions of its own is none.
-pub(super) fn parse(text: &str) -> Result<Document<'_>, String> {
+pub(crate) fn parse(text: &str) -> Result<Document<'_>, String> {
     let options = ParsingOptions {
         allow_dtd: false,
         nodes_limit: MAX_NODES,
@@ -21,20 +21,20 @@ pub(super) fn parse(text: &str) -> Result<Document<'_>, String> {
 }
 
 /// Returns the first child of this name, whatever its namespace.
-pub(super) fn child<'a, 'input>(node: Node<'a, 'input>, name: &str) -> Option<Node<'a, 'input>> {
+pub(crate) fn child<'a, 'input>(node: Node<'a, 'input>, name: &str) -> Option<Node<'a, 'input>> {
     node.children()
         .find(|child| child.tag_name().name() == name)
 }
 
 /// Returns the text of the first child of this name; empty where there is none.
-pub(super) fn text<'a>(node: Node<'a, '_>, name: &str) -> &'a str {
+pub(crate) fn text<'a>(node: Node<'a, '_>, name: &str) -> &'a str {
     child(node, name)
         .and_then(|node| node.text())
         .unwrap_or_default()
 }
 
 /// Reads code and message of an error, if it is one.
-pub(super) fn error(body: &str) -> Option<(String, String)> {
+pub(crate) fn error(body: &str) -> Option<(String, String)> {
     let document = parse(body).ok()?;
     let error = document.root_element();
     let said = |name| text(error, name).to_owned();
@@ -59,11 +59,9 @@ pub(super) fn page(body: &str) -> Result<Page, String> {
     })
 }
 
-fn object(node: Node<'_, '_>) -> Result<Head, String> {
-    // As in a form: blanks are plus signs.
-    let key = text(node, "Key").replace('+', " ");
-    let key = percent_decode_str(&key).decode_utf8();
-    let key = key.map_err(|_| "a key is not UTF-8")?.into_owned();
+/// Reads an object of a `ListBucketResult` whose keys are encoded as URLs are.
+pub(crate) fn object(node: Node<'_, '_>) -> Result<Head, String> {
+    let key = key(node, "Key")?;
     let wrong = |what: &str| format!("`{key}` has no {what}");
     Ok(Head {
         size: text(node, "Size").parse().map_err(|_| wrong("Size"))?,
@@ -74,6 +72,14 @@ fn object(node: Node<'_, '_>) -> Result<Head, String> {
         metadata: std::collections::BTreeMap::new(),
         key,
     })
+}
+
+/// Reads a key, or what one begins with, that is encoded as URLs are.
+pub(crate) fn key(node: Node<'_, '_>, name: &str) -> Result<String, String> {
+    // As in a form: blanks are plus signs.
+    let key = text(node, name).replace('+', " ");
+    let key = percent_decode_str(&key).decode_utf8();
+    Ok(key.map_err(|_| "a key is not UTF-8")?.into_owned())
 }
 
 /// Writes where a bucket is to be.
