@@ -14,7 +14,7 @@ use std::time::Duration;
 use workers_protocol::InferError;
 
 use crate::rest::Front;
-pub(crate) use ledger::{Count, Ledger, NewJob, Selection, Status};
+pub(crate) use ledger::{Count, Ledger, NewJob, Selection, Status, Which};
 pub(crate) use pump::Pump;
 
 impl Front {

@@ -112,6 +112,13 @@ pub(crate) struct Page {
     pub(crate) n_remaining: u64,
 }
 
+/// Jobs to be listed.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Which {
+    All,
+    Failed,
+}
+
 /// Jobs to be forgotten.
 #[derive(Clone, Debug)]
 pub(crate) enum Selection {
@@ -230,11 +237,13 @@ impl Ledger {
     pub(crate) async fn page(
         &self,
         service: &str,
+        which: Which,
         from: Option<i64>,
         n: usize,
     ) -> Result<Page, InferError> {
         let service = service.to_owned();
-        self.ask(0, move |book| book.page(&service, from, n)).await
+        self.ask(0, move |book| book.page(&service, which, from, n))
+            .await
     }
 
     /// Returns the log of a job, if there is one of this name.
@@ -282,6 +291,11 @@ impl Ledger {
     /// those there have none.
     pub(crate) async fn compare(&self, stretch: Stretch) -> Result<Vec<usize>, InferError> {
         self.ask(0, move |book| book.compare(&stretch)).await
+    }
+
+    /// Returns the jobs of a service, counted.
+    pub(crate) fn count(&self, service: &str) -> Count {
+        self.news.counts().get(service).copied().unwrap_or_default()
     }
 
     /// Returns the jobs of each service, counted.

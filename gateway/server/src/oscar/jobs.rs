@@ -12,7 +12,7 @@ use workers_protocol::{Code, InferError};
 
 use super::usage::Call;
 use super::{Text, flag, query_value, random, rfc3339};
-use crate::jobs::{NewJob, Selection, Status};
+use crate::jobs::{Count, NewJob, Selection, Status, Which};
 use crate::rest::{Front, refuse};
 
 /// Bytes of an event at most, as a part of those that bodies may take: what it is decoded to has to find
@@ -88,6 +88,18 @@ struct Listed {
     next_page: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     remaining_jobs: Option<u64>,
+    /// Hearth's own, for those who ask.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    counts: Option<Counts>,
+}
+
+/// All jobs of a service by their status.
+#[derive(Serialize)]
+struct Counts {
+    pending: u64,
+    running: u64,
+    succeeded: u64,
+    failed: u64,
 }
 
 #[derive(Serialize)]
@@ -112,7 +124,15 @@ pub(super) async fn list(
             InferError::invalid("`page`: expected what `next_page` of an answer said")
         })?),
     };
-    let page = front.jobs.page(&name, from, front.limits.listing).await?;
+    let which = match flag(query.as_deref(), "failed")? {
+        true => Which::Failed,
+        false => Which::All,
+    };
+    let counts = flag(query.as_deref(), "counts")?.then(|| front.jobs.count(&name).into());
+    let page = front
+        .jobs
+        .page(&name, which, from, front.limits.listing)
+        .await?;
     let listed = page.jobs.into_iter().filter_map(|job| {
         let info = JobInfo {
             status: job.status,
@@ -126,6 +146,7 @@ pub(super) async fn list(
         jobs: listed.collect(),
         next_page: page.next.map(|next| next.to_string()),
         remaining_jobs: (page.n_remaining > 0).then_some(page.n_remaining),
+        counts,
     })
     .into_response())
 }
@@ -168,4 +189,15 @@ pub(super) async fn delete(
 fn no_job(service: &str) -> InferError {
     let message = format!("service `{service}` has no such job");
     InferError::new(Code::NotFound, message)
+}
+
+impl From<Count> for Counts {
+    fn from(count: Count) -> Self {
+        Self {
+            pending: count.pending.saturating_sub(count.running),
+            running: count.running,
+            succeeded: count.succeeded,
+            failed: count.failed,
+        }
+    }
 }

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::io::{BufRead as _, BufReader};
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
 use std::process::Stdio;
@@ -485,6 +486,12 @@ fn a_service_is_watched_until_all_is_done() {
     assert_eq!(value["counts"], counts);
     assert_eq!(value["failures"][0]["job"], job.trim());
 
+    let list = |query: &str| hearth.get(&format!("/system/logs/colors{query}")).ok();
+    let n_jobs = |value: &Value| value["jobs"].as_object().unwrap().len();
+    assert_eq!((n_jobs(&list("")), list("").get("counts")), (6, None));
+    let failed = list("?failed=true&counts=true");
+    assert_eq!((n_jobs(&failed), &failed["counts"]), (1, &counts));
+
     // Without it, for as long as one looks on.
     let n_asked = || {
         let metrics = hearth.get("/metrics").text();
@@ -509,4 +516,29 @@ fn a_service_is_watched_until_all_is_done() {
     let complaint = shell.complains(5, &["watch", "nope"]);
     assert_eq!(complaint, "no service `nope`; services: `colors`");
     hearth.stop();
+}
+
+#[test]
+fn a_cluster_that_does_not_count_is_watched_by_its_list() {
+    let body = r#"{"jobs":{"a":{"status":"Succeeded"},"b":{"status":"Running"},"c":{"status":"Suspended"}}}"#;
+    let head = "HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length:";
+    // For as long as the test runs.
+    let answer = format!("{head} {}\r\n\r\n{body}", body.len()).leak();
+    let shell = Shell::new().with("HEARTH_ENDPOINT", format!("http://{}", serve(answer)));
+    let mut watch = shell
+        .command(&["watch", "s"])
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut line = String::new();
+    BufReader::new(watch.stdout.take().unwrap())
+        .read_line(&mut line)
+        .unwrap();
+    assert!(
+        line.ends_with("Z 1 done, 0 failed, 1 running, 1 pending\n"),
+        "{line}"
+    );
+    kill(watch.id(), Signal::INT);
+    assert!(watch.wait().unwrap().success());
 }

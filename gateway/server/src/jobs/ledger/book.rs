@@ -10,7 +10,7 @@ use rusqlite::{Connection, Error, OptionalExtension as _, Result, Row, ffi, para
 use time::OffsetDateTime;
 use tokio::sync::oneshot;
 
-use super::{Count, Listed, NewJob, Page, Selection, Status, Stretch};
+use super::{Count, Listed, NewJob, Page, Selection, Status, Stretch, Which};
 use crate::work::{Job, ObjectRef, Verdict};
 
 /// Name of the file in the data directory.
@@ -174,6 +174,7 @@ impl Book {
              ) strict;
              create index if not exists jobs_due on jobs (service, due, id) where state = {PENDING};
              create index if not exists jobs_listed on jobs (service, id);
+             create index if not exists jobs_failed on jobs (service, id) where state = {FAILED};
              create index if not exists jobs_finished on jobs (finished) where state <> {PENDING};
              create table if not exists seen (
                  service text not null,
@@ -651,12 +652,23 @@ impl Book {
     // === looking ===
 
     /// Returns jobs of a service, the latest first, from where a page before ended.
-    pub(super) fn page(&self, service: &str, from: Option<i64>, n: usize) -> Result<Page> {
+    pub(super) fn page(
+        &self,
+        service: &str,
+        which: Which,
+        from: Option<i64>,
+        n: usize,
+    ) -> Result<Page> {
         let from = from.unwrap_or(i64::MAX);
-        let mut select = self.connection.prepare_cached(
+        let which = match which {
+            Which::All => String::new(),
+            // Not by a parameter: there is an index of these.
+            Which::Failed => format!("and state = {FAILED}"),
+        };
+        let mut select = self.connection.prepare_cached(&format!(
             "select id, name, state, created, started, finished from jobs
-             where service = ?1 and id < ?2 order by id desc limit ?3",
-        )?;
+             where service = ?1 and id < ?2 {which} order by id desc limit ?3"
+        ))?;
         let n = i64::try_from(n).unwrap_or(i64::MAX);
         let rows = select.query_map(params![service, from, n], |row| {
             let id: i64 = row.get(0)?;
@@ -679,8 +691,8 @@ impl Book {
         })?;
         let rows: Vec<(i64, Listed)> = rows.collect::<Result<_>>()?;
         let last = rows.last().map_or(from, |(id, _)| *id);
-        let sql = "select count(*) from jobs where service = ?1 and id < ?2";
-        let mut rest = self.connection.prepare_cached(sql)?;
+        let sql = format!("select count(*) from jobs where service = ?1 and id < ?2 {which}");
+        let mut rest = self.connection.prepare_cached(&sql)?;
         let n_remaining = rest.query_row(params![service, last], |row| row.get(0))?;
         Ok(Page {
             jobs: rows.into_iter().map(|(_, job)| job).collect(),

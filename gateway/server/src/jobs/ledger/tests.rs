@@ -56,7 +56,7 @@ async fn of_many_that_announce_the_same_one_makes_a_job() {
     let taken = ledger.take("one", 5, 1000).await.unwrap();
     assert_eq!((taken.jobs.len(), taken.has_more), (5, true));
     assert_eq!(taken.jobs[0].bytes, 12);
-    let page = ledger.page("one", None, 100).await.unwrap();
+    let page = ledger.page("one", Which::All, None, 100).await.unwrap();
     let n_running = page
         .jobs
         .iter()

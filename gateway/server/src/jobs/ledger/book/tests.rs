@@ -292,7 +292,7 @@ fn check(book: &Book, model: &Model) {
         let mut listed = Vec::new();
         let mut from = None;
         loop {
-            let page = book.page(name, from, 2).unwrap();
+            let page = book.page(name, Which::All, from, 2).unwrap();
             assert_eq!(page.next.is_some(), page.n_remaining > 0);
             listed.extend(page.jobs.into_iter().map(|job| (job.name, job.status)));
             from = page.next;
@@ -306,6 +306,14 @@ fn check(book: &Book, model: &Model) {
             .collect();
         listed.reverse();
         assert_eq!(listed, expected);
+        let failed = book.page(name, Which::Failed, None, 100).unwrap();
+        assert_eq!((failed.next, failed.n_remaining), (None, 0));
+        let failed: Vec<_> = failed.jobs.into_iter().map(|job| job.name).rev().collect();
+        let expected_failed = expected
+            .iter()
+            .filter(|(_, status)| *status == Status::Failed);
+        let expected_failed: Vec<_> = expected_failed.map(|(name, _)| name.clone()).collect();
+        assert_eq!(failed, expected_failed);
         let n = |status: Status| expected.iter().filter(|(_, of)| *of == status).count() as u64;
         let count = book.counts.get(*name).copied().unwrap_or_default();
         assert_eq!(
