@@ -127,7 +127,7 @@ pub(super) fn watch(options: &WatchOptions) -> anyhow::Result<()> {
     let failure = match (options.until_done, is_interrupted) {
         (true, true) => Failure::new(Cause::Interrupted, "interrupted".to_owned()),
         (true, false) if failed > 0 => {
-            let message = format!("{failed} jobs failed; `hearth logs get {service} JOB` says why");
+            let message = format!("{failed} failed; `hearth logs get {service} JOB` says why");
             Failure::new(Cause::Other, message)
         }
         _ => return Ok(()),
