@@ -45,8 +45,8 @@ pub struct Manifest {
     pub outputs: Vec<TensorDeclaration>,
     /// Limits of a batch.
     pub batch: BatchLimits,
-    /// How many loaded copies, of how many threads each. Default: as measured; until then, and on a
-    /// GPU, one of all cores.
+    /// How many loaded copies, of how many threads each. Default: as measured; until then, one of all
+    /// cores.
     pub instances: Instances,
     /// How many workers, and for how long without work.
     pub scale: Scale,

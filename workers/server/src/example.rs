@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use model_store::{DataType, Manifest, TensorSpec};
 use workers_protocol::wire::PICTURE_INPUT;
-use workers_protocol::{InferError, PictureOptions, Tensor};
+use workers_protocol::{Code, InferError, PictureOptions, Tensor};
 
 use crate::model::{Runner, Staged, Stager};
 
@@ -41,6 +41,8 @@ impl Example {
             });
             match ran {
                 Ok(example) => return Ok(example),
+                // Not the model's fault.
+                Err(error) if error.code == Code::Unavailable => return Err(error),
                 Err(error) => first_error = first_error.or(Some(error)),
             }
         }

@@ -14,7 +14,7 @@ use workers_protocol::{Assignment, InferError};
 
 use crate::example::Example;
 use crate::instance::caught;
-use crate::model::{Loaded, Runner, Staged, Stager, cores, read_manifest};
+use crate::model::{LoadAnother, Loaded, Runner, Staged, Stager, cores, read_manifest};
 
 /// Time for the curve of each number of instances, to choose one by; enough for the smaller batches.
 const CHOICE_TIME: Duration = Duration::from_millis(500);
@@ -29,6 +29,8 @@ const MANY_RUNS: usize = 1000;
 /// By how much more instances have to be better: each is another copy of the weights, and answers a
 /// single request more slowly.
 const GAIN: f64 = 1.05;
+/// Instances on a GPU, beside one: while one copies or waits for the processor, another computes.
+const MORE_ON_GPU: [u32; 2] = [2, 4];
 /// Most bytes of a version's files, summed over its instances; models so large use the cores well by
 /// themselves, and the check must not take the machine's memory.
 const MAX_COPIES_BYTES: u64 = 1 << 30;
@@ -42,20 +44,17 @@ pub(crate) fn measure(
     assignment: &Assignment,
 ) -> Result<Measurement, InferError> {
     let manifest = read_manifest(&assignment.model)?;
-    let mut best: Option<(u32, f64)> = None;
     let candidates = candidates(assignment, &manifest);
-    for &instances in candidates.iter().filter(|_| candidates.len() > 1) {
-        let mut loaded = Copies::load(runtime, assignment, instances)?;
-        let curve = loaded.curve(&manifest, CHOICE_TIME)?.points;
-        let throughput = throughput(instances, &curve);
-        if best.is_none_or(|(_, before)| throughput > GAIN * before) {
-            best = Some((instances, throughput));
-        }
-    }
-
-    let instances = best.map_or(1, |(instances, _)| instances);
-    forget_peak_memory();
-    let mut loaded = Copies::load(runtime, assignment, instances)?;
+    let mut loaded = if manifest.device == Device::Cpu {
+        let instances = best_on_cores(runtime, assignment, &manifest, &candidates)?;
+        forget_peak_memory();
+        Copies::load(runtime, assignment, instances)?
+    } else {
+        let mut loaded = Copies::load(runtime, assignment, 1)?;
+        loaded.choose(&manifest, &candidates);
+        forget_peak_memory();
+        loaded
+    };
     let curve = if manifest.stages.is_empty() {
         loaded.curve(&manifest, CURVE_TIME)?
     } else {
@@ -63,7 +62,6 @@ pub(crate) fn measure(
     };
     let n_cores = cores(assignment.threads);
     let instances = loaded.runners.len();
-    let count = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
     Ok(Measurement {
         host: host(runtime, assignment.threads),
         instances: count(instances),
@@ -82,6 +80,25 @@ pub(crate) fn measure(
     })
 }
 
+/// Returns the number of instances with the highest throughput, the cores being divided among them.
+fn best_on_cores(
+    runtime: &Runtime,
+    assignment: &Assignment,
+    manifest: &Manifest,
+    candidates: &[u32],
+) -> Result<u32, InferError> {
+    let mut best: Option<(u32, f64)> = None;
+    for &instances in candidates.iter().filter(|_| candidates.len() > 1) {
+        let mut loaded = Copies::load(runtime, assignment, instances)?;
+        let curve = loaded.curve(manifest, CHOICE_TIME)?.points;
+        let throughput = throughput(instances, &curve);
+        if best.is_none_or(|(_, before)| throughput > GAIN * before) {
+            best = Some((instances, throughput));
+        }
+    }
+    Ok(best.map_or(1, |(instances, _)| instances))
+}
+
 /// Returns what a measurement here holds for.
 pub(crate) fn host(runtime: &Runtime, threads: Option<u32>) -> Host {
     let cpuinfo = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
@@ -90,27 +107,49 @@ pub(crate) fn host(runtime: &Runtime, threads: Option<u32>) -> Host {
         .lines()
         .find_map(|line| line.strip_prefix("model name")?.split_once(": "))
         .map_or(std::env::consts::ARCH, |(_, name)| name);
+    let mut hardware = format!("{processor}, {} cores", cores(threads));
+    for gpu in gpus() {
+        hardware = format!("{hardware}, {gpu}");
+    }
     Host {
         engine: runtime.build().to_owned(),
-        hardware: format!("{processor}, {} cores", cores(threads)),
+        hardware,
     }
 }
 
-/// Returns the numbers of instances to choose from, ascending; the cores are divided among them.
+/// Returns the names of NVIDIA's GPUs, as their driver has them, in the order of their addresses.
+fn gpus() -> Vec<String> {
+    let folders = fs::read_dir("/proc/driver/nvidia/gpus");
+    let mut folders: Vec<_> = folders
+        .into_iter()
+        .flatten()
+        .filter_map(|entry| Some(entry.ok()?.path()))
+        .collect();
+    folders.sort();
+    let name = |folder: &Path| {
+        let information = fs::read_to_string(folder.join("information")).ok()?;
+        let mut lines = information.lines();
+        lines.find_map(|line| Some(line.strip_prefix("Model:")?.trim().to_owned()))
+    };
+    folders.iter().filter_map(|folder| name(folder)).collect()
+}
+
+/// Returns the numbers of instances to choose from, ascending.
 fn candidates(assignment: &Assignment, manifest: &Manifest) -> Vec<u32> {
-    let is_open = manifest.instances == Instances::default()
-        && manifest.device == Device::Cpu
-        && manifest.stages.is_empty();
-    if !is_open {
+    if manifest.instances != Instances::default() || !manifest.stages.is_empty() {
         return vec![1];
     }
-    let n_cores = u32::try_from(cores(assignment.threads)).unwrap_or(u32::MAX);
+    let n_cores = count(cores(assignment.threads));
     let mut candidates = vec![1];
-    if n_cores >= 4 {
-        candidates.push(n_cores / 2);
-    }
-    if n_cores > 1 {
-        candidates.push(n_cores);
+    if manifest.device != Device::Cpu {
+        candidates.extend(MORE_ON_GPU);
+    } else {
+        if n_cores >= 4 {
+            candidates.push(n_cores / 2);
+        }
+        if n_cores > 1 {
+            candidates.push(n_cores);
+        }
     }
     let bytes = folder_bytes(&assignment.model);
     candidates.retain(|&instances| {
@@ -143,6 +182,7 @@ struct Copies {
     stager: Stager,
     max_batch: u32,
     runners: Vec<Runner>,
+    load_another: LoadAnother,
     /// Of the first.
     load_time: Duration,
 }
@@ -171,18 +211,45 @@ impl Copies {
             spec,
             stager,
             runner,
-            mut load_another,
+            load_another,
         } = loaded;
-        let mut runners = vec![runner];
-        for _ in 1..spec.instances {
-            runners.push(caught("loading", &mut load_another)?);
-        }
-        Ok(Self {
+        let mut copies = Self {
             stager,
             max_batch: spec.max_batch,
-            runners,
+            runners: vec![runner],
+            load_another,
             load_time,
-        })
+        };
+        copies.grow(spec.instances)?;
+        Ok(copies)
+    }
+
+    fn grow(&mut self, instances: u32) -> Result<(), InferError> {
+        for _ in self.runners.len()..instances as usize {
+            let runner = caught("loading", &mut self.load_another)?;
+            self.runners.push(runner);
+        }
+        Ok(())
+    }
+
+    /// Grows for as long as more have a higher throughput and there is memory for them.
+    fn choose(&mut self, manifest: &Manifest, candidates: &[u32]) {
+        let mut best = (1, 0.0);
+        for &instances in candidates.iter().filter(|_| candidates.len() > 1) {
+            let grown = self.grow(instances);
+            let Ok(curve) = grown.and_then(|()| self.curve(manifest, CHOICE_TIME)) else {
+                break;
+            };
+            let throughput = throughput(instances, &curve.points);
+            if throughput <= GAIN * best.1 {
+                break;
+            }
+            best = (instances, throughput);
+        }
+        // Those of the manifest stay, where it says how many.
+        if candidates.len() > 1 {
+            self.runners.truncate(best.0 as usize);
+        }
     }
 
     /// Measures batches of 1, 2, 4 … items, all instances running one each, for about so long.
@@ -254,6 +321,10 @@ impl Copies {
         times.sort_unstable();
         Ok(times.get(times.len() / 2).copied().unwrap_or_default())
     }
+}
+
+fn count(n: usize) -> u32 {
+    u32::try_from(n).unwrap_or(u32::MAX)
 }
 
 fn nanoseconds(time: Duration) -> u64 {

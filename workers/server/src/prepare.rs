@@ -31,8 +31,7 @@ fn check(assignment: &Assignment, onnxruntime: Option<&Path>) -> Result<ModelSpe
     let runtime = Runtime::load(onnxruntime)?;
     let mut loaded = Loaded::load(&runtime, assignment)?;
     let example = Example::find(&loaded.stager, &mut loaded.runner, &manifest)?;
-    try_batch(&mut loaded.runner, &example.stage(&loaded.stager, 1)?)
-        .map_err(|error| failed_on_zeros(&error))?;
+    try_batch(&mut loaded.runner, &example.stage(&loaded.stager, 1)?).map_err(failed_on_zeros)?;
 
     let mut spec = loaded.spec.clone();
     // A graph may declare a free batch and have it fixed inside.
@@ -41,6 +40,9 @@ fn check(assignment: &Assignment, onnxruntime: Option<&Path>) -> Result<ModelSpe
             .stage(&loaded.stager, 2)
             .and_then(|batch| try_batch(&mut loaded.runner, &batch))
     {
+        if error.code == Code::Unavailable {
+            return Err(error);
+        }
         if manifest.batch.max.is_some_and(|max| max > 1) {
             return Err(InferError::invalid(format!(
                 "`batch.max` is {}, but the model does not run a batch of two: {error}",
@@ -79,7 +81,10 @@ fn try_batch(runner: &mut Runner, batch: &[Staged]) -> Result<(), InferError> {
     Ok(())
 }
 
-fn failed_on_zeros(error: &InferError) -> InferError {
+fn failed_on_zeros(error: InferError) -> InferError {
+    if error.code == Code::Unavailable {
+        return error;
+    }
     InferError::invalid(format!("the model does not run on zeros: {error}"))
 }
 
