@@ -39,10 +39,10 @@ pub fn variables(
     let mut bytes = 0;
     for (name, value) in &event.query {
         let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'_';
+        bytes += "CONT_VAR_=".len() + name.len() + value.len() + 1;
         if !name.bytes().all(is_plain) || value.contains('\0') {
             continue;
         }
-        bytes += "CONT_VAR_=".len() + name.len() + value.len() + 1;
         variables.insert(format!("CONT_VAR_{name}"), value.clone());
     }
     if bytes > MAX_QUERY_BYTES {

@@ -3,12 +3,16 @@
 //! The order in which forms are tried is the faas-supervisor's: API Gateway, dCache, Rucio, delegated,
 //! storage, and then anything at all.
 
+mod members;
+
 use base64::Engine as _;
 use base64::alphabet::STANDARD;
 use base64::engine::DecodePaddingMode;
 use base64::engine::general_purpose::{GeneralPurpose, GeneralPurposeConfig};
 use percent_encoding::percent_decode_str;
 use serde_json::{Map, Value};
+
+use members::{Members, pairs};
 
 /// Some clients leave the padding away.
 const BASE64: GeneralPurpose = GeneralPurpose::new(
@@ -97,27 +101,30 @@ impl Event {
     }
 
     fn read(&mut self, body: &[u8], inputs: &[InputPath<'_>], n_envelopes: usize) -> Input {
-        let Ok(value) = serde_json::from_slice::<Value>(body) else {
+        let Ok(members) = Members::read(body) else {
             return Input::Bytes(decoded(body).unwrap_or_else(|| body.to_vec()));
         };
-        let Value::Object(event) = &value else {
+        let Some(event) = members else {
             return Input::Bytes(body.to_vec());
         };
         if let Some(n_envelopes) = n_envelopes.checked_sub(1) {
-            if event.contains_key("httpMethod") {
-                self.query = query(event);
-                return self.read(&gateway_body(event), inputs, n_envelopes);
+            if event.raw("httpMethod").is_some() {
+                self.query = query(&event);
+                return self.read(&gateway_body(&event), inputs, n_envelopes);
             }
-            if let (None, Some(inner)) = (dcache(event, inputs), text(event, "event")) {
-                self.storage_provider = text(event, "storage_provider").map(str::to_owned);
+            if let (None, Some(inner)) = (dcache(&event, inputs), event.text("event")) {
+                self.storage_provider = event.text("storage_provider");
                 return self.read(inner.as_bytes(), inputs, n_envelopes);
             }
         }
-        let object = dcache(event, inputs).or_else(|| rucio(event)).or_else(|| {
-            let record = event.get("Records")?.get(0)?.as_object()?;
-            self.time = text(record, "eventTime").map(str::to_owned);
-            storage(event, record)
-        });
+        let object = dcache(&event, inputs)
+            .or_else(|| rucio(&event))
+            .or_else(|| {
+                let records = event.value("Records")?;
+                let record = records.get(0)?.as_object()?;
+                self.time = text(record, "eventTime").map(str::to_owned);
+                storage(&event, record)
+            });
         match object {
             Some(object) => Input::Object(object),
             None => Input::Bytes(body.to_vec()),
@@ -128,42 +135,36 @@ impl Event {
 // === API Gateway ===
 
 /// Returns the body that an API gateway has passed on: as JSON, in base64, or as it is.
-fn gateway_body(event: &Map<String, Value>) -> Vec<u8> {
-    let is_base64 = event.get("isBase64Encoded") == Some(&Value::Bool(true));
-    match event.get("body") {
-        None | Some(Value::Null) => Vec::new(),
-        Some(Value::String(body)) if is_base64 => {
-            decoded(body.as_bytes()).unwrap_or_else(|| body.clone().into_bytes())
-        }
+fn gateway_body(event: &Members<'_>) -> Vec<u8> {
+    let is_base64 = event.value("isBase64Encoded") == Some(Value::Bool(true));
+    let body = match event.raw("body") {
+        None | Some("null") => return Vec::new(),
         // Whether it is JSON or base64 is seen when it is read.
-        Some(Value::String(body)) => body.clone().into_bytes(),
-        Some(other) => other.to_string().into_bytes(),
+        Some(other) => event.text("body").unwrap_or_else(|| other.to_owned()),
+    };
+    let body = body.into_bytes();
+    match is_base64 {
+        true => decoded(&body).unwrap_or(body),
+        false => body,
     }
 }
 
-fn query(event: &Map<String, Value>) -> Vec<(String, String)> {
-    let parameters = event
-        .get("queryStringParameters")
-        .and_then(Value::as_object);
-    let pair = |(name, value): (&String, &Value)| {
-        let value = match value {
-            Value::String(text) => text.clone(),
-            other => other.to_string(),
-        };
-        (name.clone(), value)
-    };
-    parameters.into_iter().flatten().map(pair).collect()
+fn query(event: &Members<'_>) -> Vec<(String, String)> {
+    event
+        .raw("queryStringParameters")
+        .map_or_else(Vec::new, pairs)
 }
 
 // === storage ===
 
 /// An event of dCache is about a file in the folder of the input whose provider is exactly
 /// `webdav.dcache`.
-fn dcache(event: &Map<String, Value>, inputs: &[InputPath<'_>]) -> Option<Object> {
-    let inner = event.get("event")?.as_object()?;
+fn dcache(event: &Members<'_>, inputs: &[InputPath<'_>]) -> Option<Object> {
+    let (_, folder) = inputs.iter().find(|(provider, _)| *provider == DCACHE)?;
+    let inner = event.value("event")?;
+    let inner = inner.as_object()?;
     inner.get("mask")?.as_array()?;
     let name = text(inner, "name")?;
-    let (_, folder) = inputs.iter().find(|(provider, _)| *provider == DCACHE)?;
     Some(Object {
         source: Source::Dcache,
         bucket: String::new(),
@@ -171,9 +172,10 @@ fn dcache(event: &Map<String, Value>, inputs: &[InputPath<'_>]) -> Option<Object
     })
 }
 
-fn rucio(event: &Map<String, Value>) -> Option<Object> {
-    text(event, "event_type")?;
-    let payload = event.get("payload")?.as_object()?;
+fn rucio(event: &Members<'_>) -> Option<Object> {
+    event.text("event_type")?;
+    let payload = event.value("payload")?;
+    let payload = payload.as_object()?;
     Some(Object {
         source: Source::Rucio,
         bucket: text(payload, "scope")?.to_owned(),
@@ -181,17 +183,16 @@ fn rucio(event: &Map<String, Value>) -> Option<Object> {
     })
 }
 
-fn storage(event: &Map<String, Value>, record: &Map<String, Value>) -> Option<Object> {
+fn storage(event: &Members<'_>, record: &Map<String, Value>) -> Option<Object> {
     let source = match text(record, "eventSource")? {
         "minio:s3" => Source::Minio,
         "aws:s3" => Source::S3,
         "OneTrigger" => {
+            let of_record = || text(record, "objectKey").map(str::to_owned);
             return Some(Object {
                 source: Source::Onedata,
                 bucket: String::new(),
-                key: text(event, "Key")
-                    .or_else(|| text(record, "objectKey"))?
-                    .to_owned(),
+                key: event.text("Key").or_else(of_record)?,
             });
         }
         "rucio" => Source::Rucio,
