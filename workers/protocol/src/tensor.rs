@@ -325,6 +325,14 @@ fn check_tensor(model: &str, expected: &TensorSpec, tensor: &Tensor) -> Result<(
             "input byte size mismatch for input '{name}' for model '{model}'. Expected {bytes}, got {}",
             tensor.data.len()
         ))),
+        Some(_) if tensor.datatype == DataType::Bool => {
+            match tensor.data.iter().find(|&&is| is > 1) {
+                Some(other) => Err(InferError::invalid(format!(
+                    "input `{name}`: expected 0 or 1 for each BOOL, got {other}"
+                ))),
+                None => Ok(()),
+            }
+        }
         Some(_) => Ok(()),
         None => tensor.check_length(),
     }
@@ -473,6 +481,23 @@ mod tests {
         assert_eq!(
             refusal(&spec, vec![short]),
             "input byte size mismatch for input 'a' for model 'm'. Expected 8, got 7"
+        );
+    }
+
+    #[test]
+    fn a_boolean_is_0_or_1() {
+        let mut flags = input("flags", &[-1], Some(0));
+        flags.datatype = DataType::Bool;
+        let spec = spec(vec![flags]);
+        let flags = |bytes: &'static [u8]| Tensor {
+            datatype: DataType::Bool,
+            data: Bytes::from_static(bytes),
+            ..tensor("flags", &[2])
+        };
+        assert!(check(&spec, vec![flags(&[0, 1])]).is_ok());
+        assert_eq!(
+            refusal(&spec, vec![flags(&[1, 2])]),
+            "input `flags`: expected 0 or 1 for each BOOL, got 2"
         );
     }
 

@@ -2,13 +2,17 @@
 //!
 //! Source: Triton's classification extension; values are written as C's `%f` and `%d` do.
 
-use std::cmp::Ordering;
+use std::cmp::{Ordering, Reverse};
+use std::collections::BinaryHeap;
 use std::fmt;
 
 use half::{bf16, f16};
 use model_store::{DataType, TensorSpec};
 
 use crate::{InferError, Tensor};
+
+/// Most classes of all items: some tens of megabytes of text, for which no room is taken.
+const MAX_CLASSES: usize = 1_000_000;
 
 /// Checks that an output has elements that can be compared.
 pub(super) fn check(output: &TensorSpec) -> Result<(), InferError> {
@@ -77,12 +81,42 @@ impl fmt::Display for Number {
     }
 }
 
+/// An element and where it is.
+#[derive(Clone, Copy, Debug)]
+struct Ranked {
+    index: usize,
+    number: Number,
+}
+
+impl Ord for Ranked {
+    /// Of equals the first is the greater.
+    fn cmp(&self, other: &Self) -> Ordering {
+        let by_number = self.number.order(other.number);
+        by_number.then(other.index.cmp(&self.index))
+    }
+}
+
+impl PartialOrd for Ranked {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl PartialEq for Ranked {
+    fn eq(&self, other: &Self) -> bool {
+        self.cmp(other).is_eq()
+    }
+}
+
+impl Eq for Ranked {}
+
 /// Returns the greatest elements of each item, the greatest first, as a `BYTES` tensor: of shape
 /// `[items, classes]` where the output's first dimension is the batch, `[classes]` otherwise. There
 /// are no more classes than elements.
 ///
 /// # Errors
-/// `Internal` for an output that is not the numbers that were declared.
+/// `TooLarge` for more classes than there may be; `Internal` for an output that is not the numbers
+/// that were declared.
 pub(super) fn classify(
     output: &Tensor,
     is_batched: bool,
@@ -103,23 +137,32 @@ pub(super) fn classify(
     };
     let row = output.elements()?.checked_div(items).unwrap_or(0);
     let classes = row.min(usize::try_from(classes).unwrap_or(usize::MAX));
+    if classes.saturating_mul(items) > MAX_CLASSES {
+        return Err(InferError::too_large(format!(
+            "output `{}`: `classification`: {items} items with {classes} classes each are more than \
+             {MAX_CLASSES}: ask for fewer",
+            output.name
+        )));
+    }
     let mut data = Vec::new();
     if classes > 0 {
+        // The least of the greatest comes first.
+        let mut greatest = BinaryHeap::with_capacity(classes);
         for item in output.data.chunks_exact(row * element_bytes) {
-            let elements = item.chunks_exact(element_bytes).enumerate();
-            let mut numbers: Vec<(usize, Number)> = elements
-                .map(|(index, bytes)| Some((index, Number::read(output.datatype, bytes)?)))
-                .collect::<Option<_>>()
-                .ok_or_else(not_numbers)?;
-            // Of equals the first.
-            let greatest_first =
-                |a: &(usize, Number), b: &(usize, Number)| b.1.order(a.1).then(a.0.cmp(&b.0));
-            if classes < row {
-                numbers.select_nth_unstable_by(classes, greatest_first);
+            for (index, bytes) in item.chunks_exact(element_bytes).enumerate() {
+                let number = Number::read(output.datatype, bytes).ok_or_else(not_numbers)?;
+                let ranked = Reverse(Ranked { index, number });
+                if greatest.len() < classes {
+                    greatest.push(ranked);
+                } else if let Some(mut least) = greatest.peek_mut()
+                    && *least > ranked
+                {
+                    *least = ranked;
+                }
             }
-            numbers.truncate(classes);
-            numbers.sort_unstable_by(greatest_first);
-            for (index, number) in numbers {
+            let mut ranked: Vec<_> = greatest.drain().collect();
+            ranked.sort_unstable();
+            for Reverse(Ranked { index, number }) in ranked {
                 let text = match labels.get(index) {
                     Some(label) => format!("{number}:{index}:{label}"),
                     None => format!("{number}:{index}"),

@@ -680,6 +680,30 @@ fn classes_are_the_greatest_of_each_item_with_their_labels() {
     );
 }
 
+#[test]
+fn more_classes_than_anybody_reads_are_refused() {
+    let classify = |items: i64, n: u32| {
+        let request = parse(&format!(
+            r#"{{"inputs":[],"outputs":[{{"name":"INT8","parameters":{{"classification":{n}}}}}]}}"#
+        ));
+        let output = tensor(
+            "INT8",
+            DataType::Int8,
+            &[items, 3],
+            vec![0; 3 * items as usize],
+        );
+        answer(&request.unwrap(), &[output]).map(|_| ())
+    };
+    assert_eq!(classify(400_000, 2), Ok(()));
+    let error = classify(400_000, 3).unwrap_err();
+    assert_eq!(error.code, crate::Code::TooLarge);
+    assert!(
+        error.message.contains("400000 items with 3 classes"),
+        "{}",
+        error.message
+    );
+}
+
 proptest! {
     #[test]
     fn what_json_carries_comes_back(
