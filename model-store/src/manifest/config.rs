@@ -8,7 +8,7 @@ use std::str::FromStr;
 
 use self::text::{Field, Value};
 use super::check::MAX_BATCH;
-use super::{BatchLimits, Device, EngineKind, Instances, Manifest, TensorDeclaration};
+use super::{BatchLimits, Device, EngineKind, Instances, Labels, Manifest, TensorDeclaration};
 use crate::{DataType, ModelName, StoreError, Version};
 
 /// Name of Triton's configuration, in a model's folder or a version's.
@@ -121,8 +121,22 @@ fn read(mut config: Scope) -> Result<Manifest, StoreError> {
 
     let max_batch = max_batch(&mut config, &mut notes)?;
     manifest.batch = BatchLimits { max: max_batch };
-    manifest.inputs = tensors(&mut config, "input", max_batch.is_some(), &mut ignored)?;
-    manifest.outputs = tensors(&mut config, "output", max_batch.is_some(), &mut ignored)?;
+    let is_batched = max_batch.is_some();
+    manifest.inputs = tensors(config.take("input"), is_batched, &mut ignored, None)?;
+    let mut labels = Vec::new();
+    let outputs = config.take("output");
+    manifest.outputs = tensors(outputs, is_batched, &mut ignored, Some(&mut labels))?;
+    // A manifest has labels for all outputs.
+    let is_only = manifest.outputs.len() == 1;
+    for given in labels {
+        match given.text()? {
+            file if is_only && !file.is_empty() => {
+                manifest.output.labels = Some(Labels::File(file))
+            }
+            file if file.is_empty() => {}
+            _ => ignored.push(given.place()),
+        }
+    }
 
     (manifest.instances, manifest.device) = instances(&mut config, &mut ignored)?;
     manifest.instances.threads = threads(&mut config, &mut ignored)?;
@@ -191,15 +205,15 @@ fn max_batch(config: &mut Scope, notes: &mut Vec<String>) -> Result<Option<u32>,
 }
 
 /// Where requests are joined, the batch is a dimension before those given; where they are not, no
-/// dimension is one.
+/// dimension is one. Of outputs, files of labels are gathered.
 fn tensors(
-    config: &mut Scope,
-    name: &str,
+    all: Vec<Given>,
     is_batched: bool,
     ignored: &mut Vec<String>,
+    mut labels: Option<&mut Vec<Given>>,
 ) -> Result<Vec<TensorDeclaration>, StoreError> {
     let mut declarations = Vec::new();
-    for given in config.take(name) {
+    for given in all {
         let unnamed = given.missing("name");
         let mut tensor = given.scope()?;
         if let Some(reshape) = tensor.take("reshape").first() {
@@ -222,6 +236,9 @@ fn tensors(
         let batch = is_batched.then_some(-1);
         // Says nothing of how the tensor is sent.
         drop(tensor.take("format"));
+        if let Some(labels) = &mut labels {
+            labels.extend(tensor.only("label_filename")?);
+        }
         declarations.push(TensorDeclaration {
             name: text(&mut tensor, "name")?.ok_or(unnamed)?,
             datatype,

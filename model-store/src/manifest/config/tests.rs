@@ -107,6 +107,29 @@ fn an_empty_configuration_leaves_all_to_the_graph() {
 }
 
 #[test]
+fn the_only_output_has_its_file_of_labels() {
+    let labels = |config: &str| {
+        let manifest = parse(config);
+        let notes = manifest.config.unwrap().notes;
+        (manifest.output.labels, notes)
+    };
+    let file = Labels::File("labels.txt".to_owned());
+    let of_one = "output { name: 'y' dims: 2 label_filename: 'labels.txt' }";
+    assert_eq!(labels(of_one), (Some(file), Vec::new()));
+    let none = "output { name: 'y' dims: 2 label_filename: '' }";
+    assert_eq!(labels(none), (None, Vec::new()));
+    let (none, notes) = labels(&format!("{of_one} output {{ name: 'z' dims: 1 }}"));
+    assert_eq!(none, None);
+    assert!(
+        notes[0].contains("`output[0].label_filename` (line 1)"),
+        "{notes:?}"
+    );
+    let outside = of_one.replace("labels.txt", "../labels.txt");
+    let refused = Manifest::parse_config(&outside).unwrap().check();
+    assert!(refused.is_err());
+}
+
+#[test]
 fn what_has_no_effect_is_named_with_its_line() {
     let config = "
 max_batch_size: 70000
