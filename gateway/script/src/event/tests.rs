@@ -105,6 +105,16 @@ fn storage_events_name_an_object() {
 }
 
 #[test]
+fn an_event_that_says_more_than_any_does_is_a_file() {
+    let mut event = minio("in/a.png");
+    event["Records"][0]["more"] = json!("x".repeat(1 << 20));
+    assert!(matches!(parse(&event).input, Input::Bytes(_)));
+    // What it only carries may be as long as it likes.
+    let long = json!({"event": minio("in/a.png").to_string() + &" ".repeat(2 << 20)});
+    assert_eq!(parse(&long).object_key(), Some("in/a.png"));
+}
+
+#[test]
 fn events_of_dcache_are_relative_to_its_input() {
     let event =
         json!({"event": {"name": "a.dat", "mask": ["IN_CREATE"]}, "subscription": "https://x"});

@@ -23,8 +23,9 @@ use crate::task::Limits;
 /// The users that scripts run as where we are root: systemd leaves this range to nobody
 /// (its UIDS-GIDS.md), and no process but a script's may have one of them.
 const USERS: std::ops::RangeInclusive<u32> = 61_000..=61_183;
-/// Where it is written down which of them is in use, for all gateways of this machine.
-const USER_LOCKS: &str = "/run/lock/hearth-users";
+/// Where it is written down which of them is in use, for all gateways of this machine. Only root may
+/// write beside it: what anybody may make, as in `/run/lock`, could be a link to any place.
+const USER_LOCKS: &str = "/run/hearth-users";
 /// Descriptors of a process.
 const MAX_DESCRIPTORS: u64 = 1024;
 /// Mounts and processes; and System V's shared memory, which would outlive the script, out of its
@@ -60,7 +61,7 @@ struct Steps {
     folder: CString,
 }
 
-/// What is mounted where: the scratch folder, and empty folders over what is not to be seen.
+/// What is mounted where: the scratch folder, and nothing over what is not to be seen.
 #[derive(Debug)]
 struct View {
     scratch: CString,
@@ -79,7 +80,8 @@ impl User {
         for id in USERS {
             let path = Path::new(USER_LOCKS).join(id.to_string());
             let mut options = OpenOptions::new();
-            let lock = options.write(true).create(true).mode(0o600).open(path)?;
+            options.write(true).create(true).mode(0o600);
+            let lock = options.custom_flags(libc::O_NOFOLLOW).open(path)?;
             match rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive) {
                 Ok(()) => return Ok(Self { id, _lock: lock }),
                 Err(rustix::io::Errno::WOULDBLOCK) => {}
@@ -205,9 +207,15 @@ impl View {
         let private = Path::new(PRIVATE);
         // Programs share memory there, and find it read-only otherwise.
         let mut others = vec![(private.join(Scratch::SHARED), PathBuf::from("/dev/shm"))];
-        let is_folder = |folder: &&PathBuf| folder.is_dir() && !folder.starts_with(private);
-        let hide = |folder: &PathBuf| (private.join(Scratch::EMPTY), folder.clone());
-        others.extend(hidden.iter().filter(is_folder).map(hide));
+        let is_seen = |path: &&PathBuf| path.exists() && !path.starts_with(private);
+        let hide = |path: &PathBuf| {
+            let nothing = match path.is_dir() {
+                true => private.join(Scratch::EMPTY),
+                false => PathBuf::from("/dev/null"),
+            };
+            (nothing, path.clone())
+        };
+        others.extend(hidden.iter().filter(is_seen).map(hide));
         let pair = |(from, to): (PathBuf, PathBuf)| Ok((path(&from)?, path(&to)?));
         let others = others.into_iter().map(pair).collect::<io::Result<_>>()?;
         Ok(Self {
@@ -363,4 +371,21 @@ fn path(path: &Path) -> io::Result<CString> {
 
 fn because(what: &str, error: &io::Error) -> io::Error {
     io::Error::new(error.kind(), format!("{what}: {error}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::MetadataExt as _;
+
+    use super::*;
+
+    #[test]
+    fn only_root_writes_where_users_are_locked() {
+        for folder in Path::new(USER_LOCKS).ancestors() {
+            if let Ok(found) = folder.metadata() {
+                let (owner, mode) = (found.uid(), found.mode());
+                assert_eq!((owner, mode & 0o022), (0, 0), "{}", folder.display());
+            }
+        }
+    }
 }
