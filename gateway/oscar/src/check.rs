@@ -77,9 +77,15 @@ impl Service {
         quantity(&self.memory).map(|bytes| bytes as u64)
     }
 
-    /// Returns the scratch space that a script may use, in bytes, if it is said.
+    /// Returns the scratch space that a script may use, in bytes, if it is said; 0 says nothing.
     pub fn scratch_bytes(&self) -> Option<u64> {
-        quantity(&self.ephemeral_storage_request).map(|bytes| bytes as u64)
+        let bytes = quantity(&self.ephemeral_storage_request)? as u64;
+        (bytes > 0).then_some(bytes)
+    }
+
+    /// Returns the cores that a script may use, if it is said; 0 says nothing.
+    pub fn cores(&self) -> Option<f64> {
+        quantity(&self.cpu).filter(|&cores| cores > 0.0)
     }
 
     /// Returns how long a script may take, if it is said.
@@ -178,6 +184,13 @@ impl Service {
                     excerpt(text)
                 )));
             }
+        }
+        // Which to a container's daemon means any.
+        if self.memory_bytes() == Some(0) {
+            return Err(Invalid::new(format!(
+                "`memory`: expected a byte at least, as 256Mi, got {:?}",
+                excerpt(&self.memory)
+            )));
         }
         Ok(())
     }

@@ -61,6 +61,8 @@ pub struct RunnerOptions {
     pub max_waiting: usize,
     /// The gateway's folder, which scripts do not get to see; theirs are in it.
     pub data: PathBuf,
+    /// Files that they do not get to see either, since they may run as the gateway's own user.
+    pub secrets: Vec<PathBuf>,
 }
 
 /// Runs scripts.
@@ -95,8 +97,8 @@ pub struct Call {
     pub limits: Limits,
     /// The image that it runs in, where there are containers.
     pub image: String,
-    /// Cores that it may use there, as Kubernetes writes quantities.
-    pub cores: Option<String>,
+    /// Cores that it may use there.
+    pub cores: Option<f64>,
 }
 
 /// What a script has left.
@@ -127,6 +129,16 @@ pub enum Failure {
     /// Its supervisor could not, and says why.
     #[error("the script can't be run: {0}")]
     Broken(String),
+}
+
+// === impl RunnerOptions ===
+
+impl RunnerOptions {
+    /// Returns what scripts do not get to see, of what is there now.
+    fn hidden(&self) -> Vec<PathBuf> {
+        let hidden = [&self.data].into_iter().chain(&self.secrets);
+        hidden.filter_map(|path| path.canonicalize().ok()).collect()
+    }
 }
 
 // === impl Runner ===
@@ -262,7 +274,7 @@ impl Runner {
         let content = content.unwrap_or_default();
         let place = match ready {
             Ready::Host => Place::Host {
-                hidden: self.options.data.canonicalize().into_iter().collect(),
+                hidden: self.options.hidden(),
             },
             Ready::Container { program } => Place::Container(ContainerPlace {
                 program: program.clone(),

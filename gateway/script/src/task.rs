@@ -98,7 +98,7 @@ pub(crate) struct InputFile {
 pub(crate) enum Place {
     /// As plain processes of this machine.
     Host {
-        /// Folders of the gateway that it does not get to see.
+        /// Folders and files of the gateway that it does not get to see.
         hidden: Vec<PathBuf>,
     },
     Container(ContainerPlace),
@@ -113,7 +113,7 @@ pub(crate) struct ContainerPlace {
     pub(crate) client: Variables,
     pub(crate) name: String,
     pub(crate) image: String,
-    pub(crate) cores: Option<String>,
+    pub(crate) cores: Option<f64>,
 }
 
 /// What a supervisor has to say. What the script said and the files follow, in this order.

@@ -394,6 +394,12 @@ impl ServeOptions {
             .find(|listen| !listen.ip().is_loopback())
     }
 
+    /// Returns the files that nobody but this process is to read.
+    pub(crate) fn secrets(&self) -> Vec<PathBuf> {
+        let files = [&self.tls.tls_key, &self.credentials.password_file];
+        files.into_iter().flatten().cloned().collect()
+    }
+
     pub(crate) fn request_timeout(&self) -> Duration {
         Duration::from_millis(self.request_timeout_ms)
     }

@@ -89,6 +89,7 @@ pub(crate) async fn serve(options: ServeOptions) -> anyhow::Result<()> {
         slots: options.scripts.slots(),
         max_waiting: usize::try_from(options.max_queue)?,
         data: options.data.clone(),
+        secrets: options.secrets(),
     })
     .with_context(|| format!("{} can't take scripts", options.data.display()))?;
     if options.scripts.allow_host_scripts {

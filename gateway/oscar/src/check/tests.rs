@@ -48,6 +48,8 @@ fn each_mistake_names_its_field() {
         (r#","cpu":"much""#, "`cpu`"),
         (r#","memory":"256 Mi""#, "`memory`"),
         (r#","memory":"-1Mi""#, "`memory`"),
+        (r#","memory":"0""#, "`memory`"),
+        (r#","memory":"1m""#, "`memory`"),
         (
             r#","synchronous":{"min_scale":-1}"#,
             "`synchronous.min_scale`",
@@ -161,6 +163,21 @@ fn a_model_block_and_an_image_agree() {
         let error = check(json).unwrap_err().to_string();
         assert!(error.starts_with(expected), "{json}: {error}");
     }
+}
+
+#[test]
+fn nothing_of_cores_or_scratch_space_says_nothing() {
+    let of = |cpu: &str, scratch: &str| {
+        let json = format!(r#"{{"cpu":"{cpu}","ephemeral_storage_request":"{scratch}"}}"#);
+        Service::from_json(json.as_bytes()).unwrap()
+    };
+    let said = of("500m", "1Gi");
+    assert_eq!(
+        (said.cores(), said.scratch_bytes()),
+        (Some(0.5), Some(1 << 30))
+    );
+    let said = of("0", "0");
+    assert_eq!((said.cores(), said.scratch_bytes()), (None, None));
 }
 
 #[test]

@@ -12,6 +12,9 @@ use crate::task::{ContainerPlace, Limits};
 /// and on its command line everybody on this machine would read them.
 pub(super) const VARIABLES: &str = ".variables.sh";
 
+/// Fewest cores that a container may have.
+const MIN_CORES: f64 = 0.01;
+
 impl ContainerPlace {
     /// Returns the command that runs the script of this folder.
     pub(super) fn command(&self, scratch: &Path, limits: &Limits) -> Command {
@@ -32,8 +35,11 @@ impl ContainerPlace {
             .arg(option("security-opt", "no-new-privileges"))
             .arg(option("log-driver", "none"))
             .arg(option("entrypoint", "/bin/sh"));
-        if let Some(cores) = &self.cores {
-            command.arg(option("cpus", cores));
+        if let Some(cores) = self.cores {
+            // Docker takes neither less nor more.
+            let there = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+            let cores = cores.clamp(MIN_CORES, there as f64);
+            command.arg(option("cpus", &cores.to_string()));
         }
         // Else what it leaves would be root's, and not ours to read and remove. Podman without root
         // does that by itself.
@@ -138,7 +144,7 @@ mod tests {
             client: Variables::new(),
             name: "hearth-1".to_owned(),
             image: "--privileged".to_owned(),
-            cores: Some("0.5".to_owned()),
+            cores: Some(0.5),
         };
         let limits = Limits {
             time: Duration::from_secs(1),

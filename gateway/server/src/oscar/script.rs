@@ -212,7 +212,7 @@ async fn perform(
         input,
         limits,
         image: definition.image.clone(),
-        cores: Some(definition.cpu.clone()).filter(|cores| !cores.is_empty()),
+        cores: definition.cores(),
     };
     let began = Instant::now();
     let output = front

@@ -420,7 +420,7 @@ esac
         "contained",
         "echo $KEY; cp $INPUT_FILE_PATH $TMP_OUTPUT_DIR/a",
     );
-    definition["cpu"] = json!("0.5");
+    definition["cpu"] = json!("500m");
     definition["environment"]["secrets"] = json!({"KEY": "it's secret"});
     let answer = post("/system/services", definition.to_string().as_bytes());
     assert_eq!(answer.status, 201, "{}", answer.text());
@@ -786,10 +786,14 @@ fn an_unprivileged_gateway_runs_scripts_too() {
         fs::create_dir(&path).unwrap();
         std::os::unix::fs::chown(path, Some(USER), Some(USER)).unwrap();
     }
+    // Not where the script's own folder hides everything.
+    let mut secret = tempfile::NamedTempFile::new_in("/var/tmp").unwrap();
+    secret.write_all(b"hunter2").unwrap();
+    std::os::unix::fs::chown(&secret, Some(USER), Some(USER)).unwrap();
     let run = |text: &str| {
         let task = json!({"script": text, "variables": {"PATH": PATH, "MARK": mark("unprivileged")},
             "input": {"name": null, "bytes": 0}, "folder": folder.path().join("data/run"),
-            "place": {"Host": {"hidden": []}},
+            "place": {"Host": {"hidden": [secret.path()]}},
             "limits": {"time": {"secs": 20, "nanos": 0}, "memory_bytes": 64 << 20, "processes": 64,
                 "scratch_bytes": 20 << 20, "scratch_entries": 1000, "log_bytes": 10_000, "output_bytes": 1000}});
         let task = task.to_string().into_bytes();
@@ -827,6 +831,8 @@ fn an_unprivileged_gateway_runs_scripts_too() {
     }
     assert!(said.contains(r#""end":{"Ok":{"Exited":0}}"#), "{said}");
     assert!(said.ends_with("60999\n/tmp/output\n"), "{said}");
+    let said = run(&format!("cat {}; echo read", secret.path().display()));
+    assert!(said.contains("read") && !said.contains("hunter2"), "{said}");
     assert!(run("(setsid sleep 1000 &); exit 4").contains(r#"{"Exited":4}"#));
     // Where it can't fork any more it ends, or is ended: what is left is looked at above.
     let said = run("bomb() { bomb | bomb & }; bomb; wait");
