@@ -353,6 +353,7 @@ impl Catalog {
         for state in states {
             self.retire(Some(state));
         }
+        self.changed.send_replace(());
     }
 
     fn is_unloaded(&self, name: &ModelName) -> bool {
@@ -437,7 +438,7 @@ impl Catalog {
                     } else if self.is_unloaded(&stored.name) {
                         // So is what is added to it.
                         self.list(&stored, State::Unloaded);
-                    } else if has_stages(&stored) {
+                    } else if has_stages(&stored).await {
                         with_stages.push(stored);
                     } else {
                         self.take(stored).await;
@@ -446,7 +447,7 @@ impl Catalog {
             }
         }
         // After the models that they may be made of; those listed before, because these may have changed.
-        with_stages.extend(self.with_outdated_stages());
+        with_stages.extend(self.with_outdated_stages().await);
         for stored in with_stages {
             self.take(stored).await;
         }
@@ -485,11 +486,11 @@ impl Catalog {
         }
     }
 
-    fn with_outdated_stages(&self) -> Vec<StoredVersion> {
-        self.all()
-            .into_iter()
-            .filter(|listed| match &listed.state {
-                State::Refused(_) | State::Failed(_) => has_stages(&listed.stored),
+    async fn with_outdated_stages(&self) -> Vec<StoredVersion> {
+        let mut outdated = Vec::new();
+        for listed in self.all() {
+            let is_outdated = match &listed.state {
+                State::Refused(_) | State::Failed(_) => has_stages(&listed.stored).await,
                 State::Unloaded => false,
                 State::Ready(revision) => {
                     let manifest = &revision.model.manifest;
@@ -501,9 +502,10 @@ impl Catalog {
                     // Stages that can't be run any more are no reason to do without them.
                     now.is_ok_and(|now: Vec<Digest>| now != then)
                 }
-            })
-            .map(|listed| listed.stored)
-            .collect()
+            };
+            outdated.extend(is_outdated.then_some(listed.stored));
+        }
+        outdated
     }
 
     async fn take(self: &Arc<Self>, stored: StoredVersion) {
@@ -653,10 +655,10 @@ impl Catalog {
 }
 
 /// A manifest that can't be read is refused when it is taken in, with the reason.
-fn has_stages(stored: &StoredVersion) -> bool {
-    stored
-        .manifest()
-        .is_ok_and(|manifest| !manifest.stages.is_empty())
+async fn has_stages(stored: &StoredVersion) -> bool {
+    let stored = stored.clone();
+    let manifest = tokio::task::spawn_blocking(move || stored.manifest()).await;
+    manifest.is_ok_and(|manifest| manifest.is_ok_and(|manifest| !manifest.stages.is_empty()))
 }
 
 /// What a loaded model takes beyond its files, before one was measured: the runtime, and tensors.
