@@ -8,7 +8,7 @@ use axum::middleware::Next;
 use axum::response::{IntoResponse as _, Response};
 use bytes::Bytes;
 use flate2::Compression;
-use flate2::read::{MultiGzDecoder, ZlibDecoder};
+use flate2::bufread::{MultiGzDecoder, ZlibDecoder};
 use flate2::write::{GzEncoder, ZlibEncoder};
 use http::{HeaderMap, HeaderValue, StatusCode, header};
 use workers_protocol::InferError;
@@ -35,18 +35,25 @@ impl Coding {
     /// # Errors
     /// 415 for a coding that is not spoken here, or several.
     pub(super) fn of(headers: &HeaderMap) -> Result<Option<Self>, ApiError> {
-        let Some(value) = headers.get(header::CONTENT_ENCODING) else {
+        let unsupported = |got: &str| {
+            ApiError::with_status(
+                StatusCode::UNSUPPORTED_MEDIA_TYPE,
+                format!("Content-Encoding: expected gzip, deflate or identity, got {got}"),
+            )
+        };
+        let mut values = headers.get_all(header::CONTENT_ENCODING).iter();
+        let Some(value) = values.next() else {
             return Ok(None);
         };
-        let name = value.to_str().unwrap_or_default().trim();
-        match name {
+        if values.next().is_some() {
+            return Err(unsupported("several"));
+        }
+        match value.to_str().unwrap_or("(not text)").trim() {
             "" | "identity" => Ok(None),
-            _ => Self::named(name).map(Some).ok_or_else(|| {
-                ApiError::with_status(
-                    StatusCode::UNSUPPORTED_MEDIA_TYPE,
-                    format!("Content-Encoding: expected gzip, deflate or identity, got {value:?}"),
-                )
-            }),
+            name => {
+                let coding = Self::named(name).map(Some);
+                coding.ok_or_else(|| unsupported(&format!("{value:?}")))
+            }
         }
     }
 
@@ -98,14 +105,28 @@ impl Coding {
         reservation: &mut Reservation,
     ) -> Result<Bytes, InferError> {
         for_bytes(body.len().saturating_mul(MAX_RATIO), || match self {
-            Self::Gzip => self.read(MultiGzDecoder::new(body), max_bytes, reservation),
-            Self::Deflate => self.read(ZlibDecoder::new(body), max_bytes, reservation),
+            Self::Gzip => self.read(&mut MultiGzDecoder::new(body), max_bytes, reservation),
+            Self::Deflate => {
+                let mut reader = ZlibDecoder::new(body);
+                let decoded = self.read(&mut reader, max_bytes, reservation)?;
+                match reader.get_ref() {
+                    [] => Ok(decoded),
+                    rest => Err(self.broken(&format!("{} bytes follow its end", rest.len()))),
+                }
+            }
         })
+    }
+
+    fn broken(self, reason: &str) -> InferError {
+        let name = self.name();
+        InferError::invalid(format!(
+            "Content-Encoding: the body is not {name:?} throughout: {reason}"
+        ))
     }
 
     fn read(
         self,
-        mut reader: impl Read,
+        reader: &mut impl Read,
         max_bytes: u64,
         reservation: &mut Reservation,
     ) -> Result<Bytes, InferError> {
@@ -130,12 +151,7 @@ impl Coding {
                         return Ok(decoded.into());
                     }
                     Ok(n) => end += n,
-                    Err(error) => {
-                        let name = self.name();
-                        return Err(InferError::invalid(format!(
-                            "Content-Encoding: the body is not {name:?} throughout: {error}"
-                        )));
-                    }
+                    Err(error) => return Err(self.broken(&error.to_string())),
                 }
             }
         }
@@ -207,6 +223,35 @@ mod tests {
         assert_eq!(accepted("br, GZIP;q=0.1"), Some(Coding::Gzip));
         assert_eq!(accepted("gzip;q=0, identity"), None);
         assert_eq!(accepted("*"), None);
+    }
+
+    #[test]
+    fn a_body_is_wrapped_once() {
+        let of = |values: &[&'static str]| {
+            let values = values.iter().copied().map(HeaderValue::from_static);
+            let mut headers = HeaderMap::new();
+            for value in values {
+                headers.append(header::CONTENT_ENCODING, value);
+            }
+            Coding::of(&headers).map_err(|error| error.status())
+        };
+        assert_eq!(of(&[]), Ok(None));
+        assert_eq!(of(&["identity"]), Ok(None));
+        assert_eq!(of(&["x-gzip"]), Ok(Some(Coding::Gzip)));
+        assert_eq!(
+            of(&["gzip", "gzip"]),
+            Err(StatusCode::UNSUPPORTED_MEDIA_TYPE)
+        );
+    }
+
+    #[test]
+    fn what_follows_the_end_is_no_part_of_it() {
+        for coding in [Coding::Gzip, Coding::Deflate] {
+            let wrapped = [&coding.encode(b"body").unwrap()[..], b"more"].concat();
+            let mut reservation = Budget::new(1 << 20).reservation();
+            let error = coding.decode(&wrapped, 1000, &mut reservation).unwrap_err();
+            assert!(error.message.contains("throughout"), "{}", error.message);
+        }
     }
 
     #[test]
