@@ -19,6 +19,8 @@ pub(crate) struct ApiError {
 
 /// What `Retry-After` says where nothing better is known.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
+/// Longest sentence, in bytes: names that are in it may be as long as a body.
+const MAX_SENTENCE: usize = 8 << 10;
 /// What a 401 asks for, in OSCAR's words.
 const CHALLENGE: HeaderValue = HeaderValue::from_static("Basic realm=\"Authorization Required\"");
 
@@ -32,7 +34,7 @@ impl ApiError {
     pub(crate) fn with_status(status: StatusCode, message: impl Into<String>) -> Self {
         Self {
             status,
-            error: InferError::invalid(message),
+            error: clipped(InferError::invalid(message)),
             retry_after: None,
         }
     }
@@ -104,10 +106,20 @@ impl From<InferError> for ApiError {
         let is_passing = matches!(error.code, Code::Overloaded | Code::Unavailable);
         Self {
             status,
-            error,
+            error: clipped(error),
             retry_after: is_passing.then_some(RETRY_AFTER),
         }
     }
+}
+
+fn clipped(mut error: InferError) -> InferError {
+    let sentence = &mut error.message;
+    if sentence.len() > MAX_SENTENCE {
+        sentence.truncate(sentence.floor_char_boundary(MAX_SENTENCE));
+        sentence.push('…');
+        sentence.shrink_to_fit();
+    }
+    error
 }
 
 impl IntoResponse for ApiError {
@@ -117,5 +129,25 @@ impl IntoResponse for ApiError {
         })
         .into_response();
         self.respond(body)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_sentence_is_as_long_as_anybody_reads() {
+        let name = "ß".repeat(1 << 20);
+        let errors = [
+            ApiError::from(InferError::invalid(format!("no input `{name}`"))),
+            ApiError::with_status(StatusCode::NOT_FOUND, name.as_str()),
+        ];
+        for error in errors {
+            assert!(error.message().ends_with("ß…"));
+            assert!(error.message().len() <= MAX_SENTENCE + '…'.len_utf8());
+        }
+        let short = ApiError::from(InferError::invalid("no input `x`"));
+        assert_eq!(short.message(), "no input `x`");
     }
 }
