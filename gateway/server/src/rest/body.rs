@@ -112,6 +112,18 @@ impl Front {
     }
 }
 
+/// Returns a text that begins as a JSON object does: structs are read from lists as well.
+///
+/// # Errors
+/// `InvalidArgument` of any other.
+pub(super) fn object(json: &[u8]) -> Result<&[u8], InferError> {
+    if json.trim_ascii_start().starts_with(b"{") {
+        return Ok(json);
+    }
+    let message = "the request's JSON can't be read: expected an object";
+    Err(InferError::invalid(message))
+}
+
 /// Refuses a request whose body has not been read.
 pub(crate) fn refuse(body: Body, error: InferError) -> ApiError {
     linger(body.into_data_stream());

@@ -59,8 +59,11 @@ impl Front {
         headers: &HeaderMap,
         body: Body,
     ) -> Result<Response, ApiError> {
-        let terms = self.terms(headers, revision, trace.map(|Extension(trace)| trace))?;
-        let json_bytes = json_bytes(headers)?;
+        let terms = self.terms(headers, revision, trace.map(|Extension(trace)| trace));
+        let (terms, json_bytes) = match terms.and_then(|terms| Ok((terms, json_bytes(headers)?))) {
+            Ok(said) => said,
+            Err(error) => return Err(refuse(body, error)),
+        };
         let body = self.turn_away(revision, &terms, body)?;
         let (body, mut reservation) = self.read(headers, body, terms.deadline).await?;
 

@@ -23,7 +23,7 @@ use serde_json::value::RawValue;
 use workers_protocol::codec::InferRequest;
 use workers_protocol::{Code, InferError, Tensor};
 
-use super::body::refuse;
+use super::body::{object, refuse};
 use super::{ApiError, Front, for_bytes, with_timing};
 use crate::trace::Trace;
 
@@ -45,16 +45,16 @@ pub(super) async fn predict(
     headers: HeaderMap,
     body: Body,
 ) -> Result<Response, ApiError> {
-    let revision = asked(&target).and_then(|name| {
+    let asked = asked(&target).and_then(|name| {
         let revision = front.catalog.find(name, None)?;
         has_rows(name, &revision.model.spec)?;
-        Ok(revision)
+        let terms = front.terms(&headers, &revision, trace.map(|Extension(trace)| trace))?;
+        Ok((revision, terms))
     });
-    let revision = match revision {
-        Ok(revision) => revision,
+    let (revision, terms) = match asked {
+        Ok(asked) => asked,
         Err(error) => return Err(refuse(body, error)),
     };
-    let terms = front.terms(&headers, &revision, trace.map(|Extension(trace)| trace))?;
     let body = front.turn_away(&revision, &terms, body)?;
     let (body, mut reservation) = front.read(&headers, body, terms.deadline).await?;
     let mut request = for_bytes(body.len(), || {
@@ -112,7 +112,7 @@ fn tensors(body: &[u8], spec: &ModelSpec) -> Result<String, InferError> {
     let invalid = |error: serde_json::Error| {
         InferError::invalid(format!("the request's JSON can't be read: {error}"))
     };
-    let request: PredictRequest<'_> = serde_json::from_slice(body).map_err(invalid)?;
+    let request: PredictRequest<'_> = serde_json::from_slice(object(body)?).map_err(invalid)?;
     let mut columns = vec![Vec::new(); spec.inputs.len()];
     let instances = Instances {
         spec,
@@ -204,7 +204,7 @@ impl<'de> Visitor<'de> for Instances<'_, 'de> {
     }
 }
 
-/// Most items of a request, as of any other.
+/// Most items of a request.
 const MAX_INSTANCES: usize = 4096;
 
 fn names(spec: &ModelSpec) -> String {

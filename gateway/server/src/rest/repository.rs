@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use workers_protocol::{Code, InferError};
 
+use super::body::object;
 use super::{ApiError, Front};
 use crate::describe;
 use crate::entry::Deadline;
@@ -106,13 +107,10 @@ impl Front {
         if body.is_empty() {
             return Ok(T::default());
         }
-        // An object, where a struct would be read from a list as well.
-        let parsed = serde_json::from_slice::<Map<String, Value>>(&body)
-            .and_then(|object| serde_json::from_value(Value::Object(object)));
-        let parsed = parsed.map_err(|error| {
+        let parsed = serde_json::from_slice(object(&body)?);
+        Ok(parsed.map_err(|error| {
             InferError::invalid(format!("the request's JSON can't be read: {error}"))
-        });
-        Ok(parsed?)
+        })?)
     }
 
     /// Loads a model. A caller who leaves does not stop it.

@@ -9,6 +9,7 @@ use http::{HeaderMap, StatusCode};
 use serde::{Deserialize, Serialize};
 use workers_protocol::InferError;
 
+use super::body::object;
 use super::{ApiError, Front};
 use crate::entry::Deadline;
 
@@ -43,7 +44,7 @@ pub(super) async fn register(
         key,
         offset,
         byte_size,
-    } = serde_json::from_slice(&body).map_err(|error| {
+    } = serde_json::from_slice(object(&body)?).map_err(|error| {
         InferError::invalid(format!(
             "expected {{\"key\": …, \"offset\": …, \"byte_size\": …}}: {error}"
         ))

@@ -91,6 +91,8 @@ fn instances_go_in_and_predictions_come_out() {
         let sentence = predict(name, body.clone()).refusal(status);
         assert!(sentence.contains(words), "{body}: {sentence}");
     }
+    let list = predict("add_one", json!([[[1, 2, 3, 4]]])).refusal(400);
+    assert!(list.contains("expected an object"), "{list}");
     let broken = br#"{"instances": [{"x": [1, 2, 3, 4], "x": [1, 2, 3, 4]}]}"#;
     let sentence = hearth
         .post("/v1/models/add_one:predict", broken)

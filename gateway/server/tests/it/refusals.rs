@@ -6,7 +6,7 @@ use std::net::TcpStream;
 
 use image::ImageFormat;
 
-use crate::hearth::{Hearth, eventually};
+use crate::hearth::{Hearth, Store, eventually};
 use crate::infer::tensor_request;
 use crate::pictures::{RED, encode, forged_png, noise, picture_models, png};
 
@@ -334,6 +334,22 @@ fn a_body_that_is_announced_too_large_is_refused_before_it_is_read() {
     assert!(grown < 16 << 20, "{grown} bytes more than before");
     hearth.post("/run/mean", &png(RED)).ok();
     drop(socket);
+    hearth.stop();
+}
+
+#[test]
+fn who_still_writes_gets_to_read_what_is_wrong_with_the_head() {
+    let hearth = Hearth::start(Store::new().with_tiny("add_one"), &[]);
+    let infer = "/v2/models/add_one/infer";
+    for (path, header, value) in [
+        (infer, "x-hearth-class", "urgent"),
+        (infer, "inference-header-content-length", "all"),
+        ("/v1/models/add_one:predict", "x-request-timeout-ms", "0"),
+    ] {
+        let request = hearth.request("POST", path).header(header, value);
+        let sentence = hearth.send(request, &[b' '; 16 << 20]).refusal(400);
+        assert!(sentence.to_lowercase().starts_with(header), "{sentence}");
+    }
     hearth.stop();
 }
 
