@@ -131,7 +131,7 @@ fn read(mut config: Scope) -> Result<Manifest, StoreError> {
     for given in labels {
         match given.text()? {
             file if is_only && !file.is_empty() => {
-                manifest.output.labels = Some(Labels::File(file))
+                manifest.output.labels = Some(Labels::File(file));
             }
             file if file.is_empty() => {}
             _ => ignored.push(given.place()),
