@@ -29,7 +29,7 @@ fn a_model_is_measured_at_every_size_of_a_batch() {
     assert!(measurement.load_ns > 0);
     // The library alone takes more than a megabyte.
     assert!(measurement.memory_bytes > 1 << 20);
-    assert!(measurement.host.hardware.ends_with(", 2 cores"));
+    assert!(measurement.host.hardware.contains(", 2 cores"));
 }
 
 #[test]
