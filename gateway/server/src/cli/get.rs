@@ -25,9 +25,9 @@ use crate::terminal::plain;
 pub(crate) struct GetOptions {
     /// Name of the service; or `BUCKET/KEY`, `BUCKET/FOLDER/` or `BUCKET/`
     what: String,
-    /// Of objects: the folder for them, which is made if it is not there
-    #[arg(default_value = ".", value_name = "FOLDER", value_hint = ValueHint::DirPath)]
-    folder: PathBuf,
+    /// Of objects: the folder for them, which is made if it is not there. Default: the one you are in
+    #[arg(value_name = "FOLDER", value_hint = ValueHint::DirPath)]
+    folder: Option<PathBuf>,
     #[command(flatten)]
     transfer: TransferOptions,
     #[command(flatten)]
@@ -45,6 +45,11 @@ struct Download {
 pub(super) fn get(options: &GetOptions) -> anyhow::Result<()> {
     let client = options.gateway.client()?;
     if !options.what.contains('/') {
+        anyhow::ensure!(
+            options.folder.is_none(),
+            "`{0}` is a service, which is shown and takes no folder; a bucket is written `{0}/`",
+            options.what
+        );
         return services::show(&client, &options.what, &options.output);
     }
     let place: Place = options.what.parse().map_err(anyhow::Error::msg)?;
@@ -54,12 +59,13 @@ pub(super) fn get(options: &GetOptions) -> anyhow::Result<()> {
         .gateway
         .storage(&client, n_connections, interrupt.clone())?;
     let (objects, above) = find(&storage, &place)?;
+    let folder = options.folder.as_deref().unwrap_or(Path::new("."));
     let (mut downloads, mut failed) = (Vec::new(), Vec::new());
     for object in objects {
         let below = object.key.get(above..).unwrap_or_default();
         match file_of(below) {
             Ok(file) => downloads.push(Download {
-                path: options.folder.join(file),
+                path: folder.join(file),
                 object,
             }),
             Err(reason) => failed.push((object.key, anyhow::anyhow!(reason))),

@@ -267,12 +267,11 @@ impl Progress {
         // What is wrong with all is said once, at the end.
         if !is_of_all && self.n_failed < MAX_SAID {
             let line = format!("error: {name}: {reason}");
-            let said = match &mut self.live {
+            // Who can't be told now is told at the end.
+            let _ = match &mut self.live {
                 Some(live) => live.leave(&line),
                 None => complain(&format!("{line}\n")),
             };
-            // It is told at the end as well.
-            let _ = said;
         }
         self.n_failed += 1;
         if self.failures.len() < MAX_FAILURES {
@@ -389,7 +388,7 @@ impl Progress {
         let message = match failure.is_some_and(Failure::is_of_all) {
             true => format!("{first:#}\n  {missing}; {again}"),
             false if self.n_failed > MAX_SAID => {
-                format!("{missing}; of {} the reason is above", MAX_SAID)
+                format!("{missing}; of {MAX_SAID} the reason is above")
             }
             false => missing,
         };
