@@ -28,7 +28,7 @@ CARGO := MAKEFLAGS= cargo
 MAKEFLAGS += --jobs=4
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo serve test bench loadtests clean-demo runtime models build clients
+.PHONY: help demo serve test bench loadtests clean-demo runtime models build clients ffmpeg
 
 help: ## Print this.
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | while IFS="$$(printf '\t')" read -r name text; do \
@@ -43,11 +43,11 @@ serve: runtime models build ## Set everything up and leave Hearth serving on $LI
 	@echo "    curl --data-binary @$(PICTURES)/group.jpg http://$(LISTEN)/run/face-mask"
 	@exec $(HEARTH) serve --listen $(LISTEN) --store $(STORE) --data build/data
 
-test: runtime clients ## Run all tests.
+test: runtime clients ffmpeg ## Run all tests.
 	@echo "==> testing the demo's scripts"
 	@$(PYTHON) -m unittest discover --quiet --start-directory examples/demo
 	@echo "==> testing the workspace"
-	@PYTHON='$(PYTHON)' $(CARGO) test --workspace
+	@PYTHON='$(PYTHON)' PATH="$$PATH:$(abspath $(FFMPEG))" $(CARGO) test --workspace
 	@echo "==> testing the export of traces"
 	@$(CARGO) test --package gateway-server --features otlp --test it traces
 
@@ -91,6 +91,17 @@ $(CLIENTS)/complete: $(PINS)/clients.txt $(CLIENT_SETS:%=$(PINS)/%.txt)
 		$(INSTALL) --target $(@D).part/$$client --requirement $(PINS)/$$client.txt || exit 1; done
 	@touch $(@D).part/complete
 	@mv $(@D).part $(@D)
+
+# For the tests of videos, where none is installed.
+FFMPEG := $(TARGET)/lib/ffmpeg-$(shell sed -n 's/^imageio-ffmpeg==\([^ ]*\).*/\1/p' $(PINS)/ffmpeg.txt)
+
+ffmpeg: $(if $(shell command -v ffmpeg),,$(FFMPEG)/ffmpeg)
+
+$(FFMPEG)/ffmpeg:
+	@echo "==> fetching ffmpeg (70 MB)"
+	@$(FETCH) $(PINS)/ffmpeg.txt $(@D) '*/ffmpeg-linux-*'
+	@chmod +x $(@D)/ffmpeg-linux-*
+	@mv $(@D)/ffmpeg-linux-* $@
 
 models: $(STORE)/centerface/1/model.yaml $(STORE)/mask-classifier/1/model.yaml $(STORE)/face-mask/1/model.yaml \
 	$(PICTURES)/truth.json
