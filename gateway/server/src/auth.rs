@@ -1,7 +1,8 @@
 //! Who calls: the administrator, a service, or nobody.
 //!
-//! There are three roles. The administrator may do everything and says so with Basic credentials; a
-//! service's token, as Bearer, opens `/run` and `/job` of that service; nobody may ask for health.
+//! There are four roles. The administrator may do everything and says so with Basic credentials; a
+//! service's token, as Bearer, opens `/run` and `/job` of that service; that of events opens what they
+//! are posted to; nobody may ask for health.
 
 use std::convert::Infallible;
 use std::fmt;
@@ -16,7 +17,7 @@ use subtle::ConstantTimeEq as _;
 use workers_protocol::{Code, InferError};
 use zeroize::Zeroizing;
 
-use crate::routes::{HEALTH, JOB, LIVE, OPENAPI, READY, RUN};
+use crate::routes::{EVENTS, HEALTH, JOB, LIVE, OPENAPI, READY, RUN};
 
 /// Most bytes of `name:password`: what is compared is hashed first, for anybody who asks.
 const MAX_PAIR_BYTES: usize = 1024;
@@ -50,6 +51,8 @@ pub(crate) struct Auth {
     /// None where nobody is asked for credentials.
     administrator: Option<Administrator>,
     tokens: Arc<dyn Tokens>,
+    /// Of those who announce objects.
+    events: Secret,
 }
 
 /// Whom a route answers.
@@ -58,6 +61,8 @@ enum Access {
     Anybody,
     /// The administrator, and the token of the service that `{name}` names.
     Service,
+    /// The administrator, and the token of those who announce objects.
+    Events,
     Administrator,
 }
 
@@ -140,11 +145,25 @@ impl fmt::Debug for Administrator {
 // === impl Auth ===
 
 impl Auth {
-    pub(crate) fn new(administrator: Option<Administrator>, tokens: Arc<dyn Tokens>) -> Self {
+    pub(crate) fn new(
+        administrator: Option<Administrator>,
+        tokens: Arc<dyn Tokens>,
+        events: Secret,
+    ) -> Self {
         Self {
             administrator,
             tokens,
+            events,
         }
+    }
+
+    /// Whether a call comes with the token of this service.
+    pub(crate) fn is_service(&self, service: &str, headers: &HeaderMap) -> bool {
+        let Ok(Credentials::Bearer(token)) = Credentials::read(headers) else {
+            return false;
+        };
+        let own = self.tokens.token(service);
+        own.is_some_and(|own| own.is(&token))
     }
 
     /// Whether everybody is the administrator.
@@ -176,6 +195,12 @@ impl Auth {
             Ok(Credentials::Bearer(_)) if access == Access::Administrator => {
                 "a Bearer token, and a service's opens its /run and /job only"
             }
+            Ok(Credentials::Bearer(token)) if access == Access::Events => {
+                if self.events.is(&token) {
+                    return Ok(());
+                }
+                "a Bearer token that is not theirs"
+            }
             Ok(Credentials::Bearer(token)) => {
                 let own = service(route, path).and_then(|service| self.tokens.token(service));
                 if own.is_some_and(|own| own.is(&token)) {
@@ -188,6 +213,10 @@ impl Auth {
         let expected = match access {
             Access::Service => {
                 "the administrator's name and password (Basic), or the service's token (Bearer)"
+            }
+            Access::Events => {
+                "the administrator's name and password (Basic), or the token of events (Bearer), which \
+                 `hearth minio-settings` prints"
             }
             Access::Administrator | Access::Anybody => {
                 "the administrator's name and password (Basic)"
@@ -206,6 +235,7 @@ impl Access {
         match route {
             HEALTH | LIVE | OPENAPI | READY => Self::Anybody,
             RUN | JOB => Self::Service,
+            EVENTS => Self::Events,
             method if OPEN_METHODS.contains(&method) => Self::Anybody,
             _ => Self::Administrator,
         }
@@ -270,7 +300,11 @@ mod tests {
         let password = Secret::from("secret".to_owned());
         let administrator = Administrator::new("flame", &password).unwrap();
         let tokens = [("one", "1".repeat(64)), ("two", "2".repeat(64))];
-        Auth::new(Some(administrator), Arc::new(Services(tokens.into())))
+        Auth::new(
+            Some(administrator),
+            Arc::new(Services(tokens.into())),
+            "events".to_owned().into(),
+        )
     }
 
     fn is_let_in(route: &str, path: &str, authorization: &str) -> bool {

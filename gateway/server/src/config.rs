@@ -4,7 +4,7 @@ use std::fs::File;
 use std::io::Read as _;
 use std::net::{AddrParseError, SocketAddr};
 use std::num::NonZero;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::Duration;
 
@@ -16,6 +16,7 @@ use workers_protocol::wire::MAX_ENTRY_BYTES;
 
 use crate::auth::{Administrator, Secret};
 use crate::memory;
+use crate::oscar::events_token;
 use crate::rest::AllowedOrigin;
 use crate::storage::{Account, NamedFolder, StorageError};
 use crate::tls::TlsFiles;
@@ -315,6 +316,24 @@ pub(crate) struct JobOptions {
     #[arg(long, env = "TTL_JOB", default_value_t = 2_592_000, value_name = "S")]
     job_ttl_s: u64,
 
+    /// From the end of a look for objects whose event was lost to the next, in seconds
+    #[arg(long, env = "HEARTH_LISTING_INTERVAL_S", default_value_t = 60, value_parser = clap::value_parser!(u64).range(1..=86_400), value_name = "S")]
+    listing_interval_s: u64,
+
+    /// Make jobs also of objects that are older than their service
+    #[arg(long, env = "HEARTH_BACKFILL")]
+    pub(crate) backfill: bool,
+
+    /// Token that MinIO comes with, which announces objects at /events/minio. Default: one that is
+    /// made up and kept, as `hearth minio-settings` prints it
+    #[arg(
+        long,
+        env = "HEARTH_EVENTS_TOKEN",
+        hide_env_values = true,
+        value_name = "TOKEN"
+    )]
+    events_token: Option<Secret>,
+
     /// Jobs of a page of /system/logs/NAME
     #[arg(long, env = "JOB_LISTING_LIMIT", default_value_t = 70, value_parser = clap::value_parser!(u32).range(1..=10_000), value_name = "N")]
     job_listing_limit: u32,
@@ -448,6 +467,24 @@ impl ScriptOptions {
 impl JobOptions {
     pub(crate) const fn ttl(&self) -> Duration {
         Duration::from_secs(self.job_ttl_s)
+    }
+
+    pub(crate) const fn listing_interval(&self) -> Duration {
+        Duration::from_secs(self.listing_interval_s)
+    }
+
+    /// Returns what those who announce objects come with. Blocks for the disk.
+    ///
+    /// # Errors
+    /// When there is none, and none can be kept.
+    pub(crate) fn events_token(&self, data: &Path) -> anyhow::Result<Secret> {
+        match &self.events_token {
+            Some(token) if token.expose().is_empty() => {
+                anyhow::bail!("--events-token is empty")
+            }
+            Some(token) => Ok(token.clone()),
+            None => events_token(data),
+        }
     }
 
     pub(crate) const fn listing(&self) -> usize {

@@ -3,7 +3,9 @@
 //! What comes is written down before it is acknowledged ([`Ledger`]), and taken from there as there is
 //! room for it ([`pump`]).
 
+pub(crate) mod events;
 mod ledger;
+mod listing;
 mod pump;
 
 use std::collections::BTreeMap;
@@ -13,9 +15,23 @@ use std::time::Duration;
 
 use workers_protocol::InferError;
 
+use crate::oscar::random;
 use crate::rest::Front;
 pub(crate) use ledger::{Count, Ledger, NewJob, Selection, Status, Which};
+pub(crate) use listing::Listing;
 pub(crate) use pump::Pump;
+
+/// Returns a name for a new job, as OSCAR would: those are names of pods.
+///
+/// # Errors
+/// `Internal` where the system has no randomness.
+pub(crate) fn made_up_name(service: &str) -> Result<String, InferError> {
+    let stem = match service.len() {
+        25.. => service.get(..16).unwrap_or(service),
+        _ => service,
+    };
+    Ok(format!("{stem}-{}", random::uuid()?))
+}
 
 impl Front {
     /// Writes jobs down, all or none, and returns their names: of what was announced before, none.

@@ -1,6 +1,6 @@
 //! `hearth`: the gateway, and the command line.
 
-#![expect(dead_code, reason = "events and the listing are on their way")]
+#![expect(dead_code, reason = "what reads and writes objects is on its way")]
 
 mod auth;
 mod budget;
@@ -17,6 +17,7 @@ mod launcher;
 mod measurements;
 mod memory;
 mod metrics;
+mod minio;
 mod model;
 mod oscar;
 mod poison;
@@ -60,6 +61,8 @@ enum Command {
     Model(model::ModelCommand),
     #[command(flatten)]
     Client(cli::ClientCommand),
+    /// Print what an external MinIO is to have in its environment, to announce objects to Hearth
+    MinioSettings(minio::SettingsOptions),
     /// Print what completes these commands in a shell
     Completions {
         /// For which shell
@@ -82,6 +85,7 @@ fn main() -> ExitCode {
             run(model::run(command))
         }
         Command::Client(command) => cli::run(command),
+        Command::MinioSettings(options) => minio::settings(&options),
         Command::Completions { shell } => complete(shell),
         Command::SuperviseScript => return gateway_script::supervise(),
     };

@@ -29,7 +29,8 @@ use crate::routes::{
     BREAKDOWN, CONFIG, DEPLOYMENT, INFO, JOB, JOB_LOG, JOBS, NOT_YET, SERVICE, SERVICE_METRICS,
     SERVICES, STATUS, SUMMARY,
 };
-pub(crate) use registry::Services;
+pub(crate) use folder::Folder;
+pub(crate) use registry::{Services, events_token};
 pub(crate) use service::{Backend, ModelService, Service};
 pub(crate) use services::keep_places;
 pub(crate) use usage::Call;

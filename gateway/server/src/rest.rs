@@ -39,16 +39,16 @@ use crate::budget::{Budget, Reservation};
 use crate::catalog::Catalog;
 use crate::dispatcher::Dispatcher;
 use crate::entry::{Deadline, Entry};
-use crate::jobs::Ledger;
+use crate::jobs::{Ledger, events};
 use crate::metrics::Failure;
 use crate::oscar::{self, Services};
 use crate::revision::Revision;
 use crate::routes::{
-    ALL_STATS, HEALTH, INDEX, INFER, INFER_VERSION, LIVE, LOAD, MEMORY_STATUS, MEMORY_UNREGISTER,
-    METRICS, MODEL, MODEL_CONFIG, MODEL_CONFIG_VERSION, MODEL_READY, MODEL_READY_VERSION,
-    MODEL_VERSION, MODELS, NOT_YET, OPENAPI, READY, REGION_REGISTER, REGION_STATUS,
-    REGION_UNREGISTER, ROUTES, RUN, SCHEDULER, SERVER, STATS, STATS_VERSION, UNLOAD, V1_MODEL,
-    V1_MODELS,
+    ALL_STATS, EVENTS, HEALTH, INDEX, INFER, INFER_VERSION, LIVE, LOAD, MEMORY_STATUS,
+    MEMORY_UNREGISTER, METRICS, MODEL, MODEL_CONFIG, MODEL_CONFIG_VERSION, MODEL_READY,
+    MODEL_READY_VERSION, MODEL_VERSION, MODELS, NOT_YET, OPENAPI, READY, REGION_REGISTER,
+    REGION_STATUS, REGION_UNREGISTER, ROUTES, RUN, SCHEDULER, SERVER, STATS, STATS_VERSION, UNLOAD,
+    V1_MODEL, V1_MODELS,
 };
 use crate::shared_memory::SharedMemory;
 use crate::storage::Providers;
@@ -126,6 +126,7 @@ pub(crate) fn router(front: Arc<Front>) -> Router {
         .route(METRICS, get(models::metrics))
         .route(OPENAPI, get(openapi))
         .route(RUN, post(run::run))
+        .route(EVENTS, post(events::announced))
         .route(SERVER, get(models::server))
         .route(LIVE, get(|| async { StatusCode::OK }))
         .route(READY, get(models::ready))

@@ -26,6 +26,7 @@ pub(crate) const LOAD: &str = "/v2/repository/models/{name}/load";
 pub(crate) const UNLOAD: &str = "/v2/repository/models/{name}/unload";
 pub(crate) const V1_MODELS: &str = "/v1/models";
 pub(crate) const V1_MODEL: &str = "/v1/models/{name}";
+pub(crate) const EVENTS: &str = "/events/minio";
 pub(crate) const SCHEDULER: &str = "/system/scheduler";
 pub(crate) const MEMORY_STATUS: &str = "/v2/systemsharedmemory/status";
 pub(crate) const MEMORY_UNREGISTER: &str = "/v2/systemsharedmemory/unregister";
@@ -70,7 +71,8 @@ pub(crate) const NOT_YET: [(&str, &str); 15] = [
 ];
 
 /// The routes that are there.
-pub(crate) const ROUTES: [&str; 42] = [
+pub(crate) const ROUTES: [&str; 43] = [
+    EVENTS,
     HEALTH,
     METRICS,
     OPENAPI,

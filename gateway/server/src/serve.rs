@@ -18,7 +18,7 @@ use crate::budget::Budget;
 use crate::catalog::Catalog;
 use crate::config::{SUPERVISE, ServeOptions};
 use crate::dispatcher::Dispatcher;
-use crate::jobs::{Ledger, Pump, sweep};
+use crate::jobs::{Ledger, Listing, Pump, sweep};
 use crate::launcher::Pool;
 use crate::measurements::Measurements;
 use crate::metrics::Metrics;
@@ -127,7 +127,8 @@ pub(crate) async fn serve(options: ServeOptions) -> anyhow::Result<()> {
     }
 
     let tokens = Arc::clone(&services) as Arc<dyn Tokens>;
-    let auth = Auth::new(administrator, tokens);
+    let events = options.jobs.events_token(&options.data)?;
+    let auth = Auth::new(administrator, tokens, events);
     let front = Front {
         catalog: Arc::clone(&catalog),
         dispatcher: Arc::clone(&dispatcher),
@@ -152,6 +153,12 @@ pub(crate) async fn serve(options: ServeOptions) -> anyhow::Result<()> {
     };
     let (drain, draining) = watch::channel(false);
     let front = Arc::new(front);
+    let listing = Listing {
+        front: Arc::clone(&front),
+        interval: options.jobs.listing_interval(),
+        is_backfill: options.jobs.backfill,
+    };
+    background.spawn(listing.run());
     background.spawn(sweep(Arc::clone(&jobs), options.jobs.ttl()));
     // The other half is for those who wait.
     let pump = Pump::new(Arc::clone(&front), options.max_bytes_in_flight / 2);

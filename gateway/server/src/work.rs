@@ -8,6 +8,7 @@ use time::OffsetDateTime;
 
 use crate::oscar::{Backend, Service, script};
 use crate::rest::{ApiError, Front, bulk};
+use crate::storage::Head;
 
 /// A job, as the ledger hands it out.
 #[derive(Clone, Debug)]
@@ -99,6 +100,14 @@ impl Identity {
     pub(crate) fn of_content(etag: &str, modified: OffsetDateTime) -> Self {
         let etag = etag.trim_matches('"');
         Self(format!("{etag} {}", modified.unix_timestamp()))
+    }
+
+    /// Of what a storage provider says of an object.
+    pub(crate) fn of(head: &Head) -> Self {
+        match &head.version {
+            Some(version) => Self::of_version(version),
+            None => Self::of_content(&head.etag, head.modified),
+        }
     }
 
     pub(crate) fn as_str(&self) -> &str {

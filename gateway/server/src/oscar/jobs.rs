@@ -6,18 +6,24 @@ use axum::Json;
 use axum::body::Body;
 use axum::extract::{Path, RawQuery, State};
 use axum::response::{IntoResponse as _, Response};
+use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, StatusCode};
 use serde::Serialize;
 use workers_protocol::{Code, InferError};
 
+use super::service::Service;
 use super::usage::Call;
-use super::{Text, flag, query_value, random, rfc3339};
-use crate::jobs::{Count, NewJob, Selection, Status, Which};
+use super::{Text, flag, query_value, rfc3339};
+use crate::jobs::events::{self, Announced};
+use crate::jobs::{Count, NewJob, Selection, Status, Which, made_up_name};
 use crate::rest::{Front, refuse};
 
 /// Bytes of an event at most, as a part of those that bodies may take: what it is decoded to has to find
 /// room beside it.
 const EVENT_SHARE: u64 = 4;
+
+/// The header that names a job which another cluster delegates.
+const DELEGATED: &str = "x-delegated-job-id";
 
 /// Longest name of a job that a caller chooses, in bytes: Kubernetes has no longer ones.
 const MAX_JOB_NAME: usize = 253;
@@ -44,6 +50,21 @@ pub(super) async fn begin(
     let (event, _reservation) = front
         .read_at_most(most, &headers, body, front.deadline())
         .await?;
+    if let Some(announced) = announced(&front, &service, &headers, &event) {
+        let mut jobs = Vec::new();
+        for object in announced
+            .iter()
+            .filter(|object| service.is_called_by(events::OWN, &object.bucket, &object.key))
+        {
+            jobs.extend(
+                front
+                    .jobs_of(object, std::slice::from_ref(&service))
+                    .await?,
+            );
+        }
+        front.announce(jobs).await?;
+        return Ok(StatusCode::CREATED.into_response());
+    }
     let new = NewJob {
         service: name,
         name: job.clone(),
@@ -59,15 +80,30 @@ pub(super) async fn begin(
     Ok(response)
 }
 
+/// Returns the objects that a MinIO announces by a target that OSCAR made for the service: its body is a
+/// storage event of the service's own inputs, and comes with the service's token. Whoever else posts one
+/// wants a new job.
+fn announced(
+    front: &Front,
+    service: &Service,
+    headers: &HeaderMap,
+    event: &Bytes,
+) -> Option<Vec<Announced>> {
+    if event.len() as u64 > events::MAX_EVENT
+        || headers.contains_key(DELEGATED)
+        || !front.auth.is_service(service.name(), headers)
+    {
+        return None;
+    }
+    let announced = events::read(event).ok()?;
+    let is_own = |object: &Announced| service.reads(events::OWN, &object.bucket, &object.key);
+    (!announced.is_empty() && announced.iter().all(is_own)).then_some(announced)
+}
+
 /// Returns what a new job is called: as the cluster that delegates it says, or else as OSCAR would.
 fn job_name(service: &str, headers: &HeaderMap) -> Result<String, InferError> {
-    let Some(name) = headers.get("x-delegated-job-id") else {
-        // Those are names of pods.
-        let stem = match service.len() {
-            25.. => service.get(..16).unwrap_or(service),
-            _ => service,
-        };
-        return Ok(format!("{stem}-{}", random::uuid()?));
+    let Some(name) = headers.get(DELEGATED) else {
+        return made_up_name(service);
     };
     let is_name = |name: &&str| {
         let is_part = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte);

@@ -98,15 +98,6 @@ impl Services {
         called.cloned().collect()
     }
 
-    /// Returns the token of those who announce objects: made up, and kept, at the first start. Blocks
-    /// for the disk.
-    ///
-    /// # Errors
-    /// `Internal` when it can't be kept.
-    pub(crate) fn events_token(&self) -> Result<auth::Secret, InferError> {
-        events_token(&self.changing())
-    }
-
     /// Takes in a new service, with a token of its own, and returns it. Blocks for the disk.
     ///
     /// # Errors
@@ -349,14 +340,15 @@ impl Tokens for Services {
     }
 }
 
-/// Returns the token that events come with, of a database that another process may have as well.
+/// Returns the token of those who announce objects, of a data directory that a gateway may be using:
+/// made up, and kept, by who asks first. Blocks for the disk.
 ///
 /// # Errors
-/// `Internal` when it can't be kept.
-pub(crate) fn events_token(database: &Database) -> Result<auth::Secret, InferError> {
+/// When it can't be kept.
+pub(crate) fn events_token(data: &Path) -> anyhow::Result<auth::Secret> {
     let made = random::hex::<32>()?;
-    let token = database.make_setting(EVENTS_TOKEN, &made);
-    Ok(token.map_err(|error| lost(&error))?.into())
+    let token = Database::open(data)?.make_setting(EVENTS_TOKEN, &made)?;
+    Ok(token.into())
 }
 
 fn lost(error: &rusqlite::Error) -> InferError {

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use gateway_oscar::{Draw, Kind, Secret, Service as Definition, StorageIo, TIMEOUT};
+use gateway_oscar::{Draw, Kind, Secret, Service as Definition, TIMEOUT};
 use gateway_scheduler::Class;
 use model_store::{ModelName, ModelReference};
 use time::OffsetDateTime;
@@ -23,8 +23,6 @@ pub(crate) struct Service {
     pub(crate) created: OffsetDateTime,
     /// Where new objects are events.
     pub(crate) inputs: Vec<Folder>,
-    /// Where results go.
-    pub(crate) outputs: Vec<Folder>,
     pub(crate) usage: Arc<Usage>,
 }
 
@@ -101,17 +99,22 @@ impl Service {
         created: OffsetDateTime,
         usage: Arc<Usage>,
     ) -> Result<Self, InferError> {
-        let folders = |list: &[StorageIo]| {
-            let folders = list.iter().map(|io| Folder::of(io, &definition.name));
-            folders.collect::<Result<Vec<_>, _>>()
-        };
+        let inputs = definition.input.iter();
+        let inputs = inputs.map(|io| Folder::of(io, &definition.name));
         Ok(Self {
             backend: Backend::of(&definition)?,
-            inputs: folders(&definition.input)?,
-            outputs: folders(&definition.output)?,
+            inputs: inputs.collect::<Result<_, _>>()?,
             definition,
             created,
             usage,
+        })
+    }
+
+    /// Whether an object is in one of the folders that it reads, whatever its name.
+    pub(crate) fn reads(&self, provider: &str, bucket: &str, key: &str) -> bool {
+        let mut inputs = self.inputs.iter();
+        inputs.any(|folder| {
+            folder.provider == provider && folder.bucket == bucket && folder.relative(key).is_some()
         })
     }
 

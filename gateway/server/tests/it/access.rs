@@ -34,13 +34,14 @@ enum Access {
 }
 
 /// Each route: how it is called, and whom it answers.
-const ROUTES: [(&str, &str, &str, Access); 42] = [
+const ROUTES: [(&str, &str, &str, Access); 43] = [
     (routes::HEALTH, "GET", "/health", Anybody),
     (routes::LIVE, "GET", "/v2/health/live", Anybody),
     (routes::READY, "GET", "/v2/health/ready", Anybody),
     (routes::METRICS, "GET", "/metrics", Administrator),
     (routes::OPENAPI, "GET", "/openapi.json", Anybody),
     (routes::RUN, "POST", "/run/add_one", Service),
+    (routes::EVENTS, "POST", "/events/minio", Administrator),
     (routes::MODEL, "GET", "/v2/models/add_one", Administrator),
     (
         routes::MODEL_VERSION,

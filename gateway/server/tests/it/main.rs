@@ -12,6 +12,7 @@ mod clients;
 mod coding;
 mod command;
 mod conformance;
+mod events;
 mod grpc;
 mod hearth;
 mod infer;

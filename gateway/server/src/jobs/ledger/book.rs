@@ -1,6 +1,6 @@
 //! The tables of the ledger, and what is known of them in memory. Blocks, and knows no thread.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::Path;
 use std::time::Duration;
 
@@ -719,10 +719,9 @@ impl Book {
 
     /// Forgets marks of what is not there any more, and returns which of those there have none.
     pub(super) fn compare(&mut self, stretch: &Stretch) -> Result<Vec<usize>> {
-        let there: HashSet<(&str, &str)> = stretch
-            .there
-            .iter()
-            .map(|(key, identity)| (key.as_str(), identity.as_str()))
+        let there = stretch.there.iter().enumerate();
+        let mut unseen: HashMap<(String, String), usize> = there
+            .map(|(index, (key, identity))| ((key.clone(), identity.as_str().to_owned()), index))
             .collect();
         let Stretch {
             service,
@@ -731,21 +730,24 @@ impl Book {
             ..
         } = stretch;
         let from = stretch.prefix.as_str().max(&stretch.after);
-        let sql = "select key, identity from seen
-                   where service = ?1 and provider = ?2 and bucket = ?3 and key >= ?4 and job <= ?5
+        let sql = "select key, identity, job from seen
+                   where service = ?1 and provider = ?2 and bucket = ?3 and key >= ?4
                    order by key";
         let mut select = self.connection.prepare_cached(sql)?;
-        let mut rows = select.query(params![service, provider, bucket, from, stretch.until])?;
+        let mut rows = select.query(params![service, provider, bucket, from])?;
         let mut gone: Vec<(String, String)> = Vec::new();
         while let Some(row) = rows.next()? {
-            let (key, identity): (String, String) = (row.get(0)?, row.get(1)?);
-            let is_beyond = stretch.last.as_ref().is_some_and(|last| key > *last);
-            if is_beyond || !key.starts_with(&stretch.prefix) || gone.len() >= SWEPT {
+            let mark: (String, String) = (row.get(0)?, row.get(1)?);
+            let key = &mark.0;
+            let is_beyond = stretch.last.as_ref().is_some_and(|last| key > last);
+            if is_beyond || !key.starts_with(&stretch.prefix) {
                 break;
             }
-            let is_before = !stretch.after.is_empty() && key <= stretch.after;
-            if !is_before && !there.contains(&(key.as_str(), identity.as_str())) {
-                gone.push((key, identity));
+            let is_before = !stretch.after.is_empty() && *key <= stretch.after;
+            let is_there = unseen.remove(&mark).is_some();
+            let is_old = row.get::<_, i64>(2)? <= stretch.until;
+            if !is_before && !is_there && is_old && gone.len() < SWEPT {
+                gone.push(mark);
             }
         }
         drop(rows);
@@ -756,20 +758,8 @@ impl Book {
         for (key, identity) in gone {
             delete.execute(params![service, provider, bucket, key, identity])?;
         }
-        drop(delete);
-        let mut unseen = Vec::new();
-        for (index, (key, identity)) in stretch.there.iter().enumerate() {
-            let object = ObjectRef {
-                provider: provider.clone(),
-                bucket: bucket.clone(),
-                key: key.clone(),
-                identity: identity.clone(),
-                size: 0,
-            };
-            if !self.is_seen(service, &object)? {
-                unseen.push(index);
-            }
-        }
+        let mut unseen: Vec<usize> = unseen.into_values().collect();
+        unseen.sort_unstable();
         Ok(unseen)
     }
 }

@@ -1,0 +1,118 @@
+//! The listing: finds objects whose event was lost, and forgets what was seen of those that are gone.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use gateway_oscar::StorageReference;
+use workers_protocol::InferError;
+
+use super::NewJob;
+use super::events::is_marker;
+use super::ledger::Stretch;
+use crate::oscar::{Folder, Service};
+use crate::rest::Front;
+use crate::storage::Page;
+use crate::work::Identity;
+
+/// Looks through the inputs of all services, at the start and every so often.
+#[derive(Debug)]
+pub(crate) struct Listing {
+    pub(crate) front: Arc<Front>,
+    /// From the end of a look to the next.
+    pub(crate) interval: Duration,
+    /// Whether objects that are older than their service count as well.
+    pub(crate) is_backfill: bool,
+}
+
+impl Listing {
+    pub(crate) async fn run(self) {
+        // What can't be looked through is said once, until it can be.
+        let mut failing = BTreeSet::new();
+        loop {
+            for service in self.front.services.all() {
+                for folder in &service.inputs {
+                    let place = (folder.provider.clone(), folder.bucket.clone());
+                    match self.look_through(&service, folder).await {
+                        Ok(()) => {
+                            failing.remove(&place);
+                        }
+                        Err(error) => {
+                            let (provider, bucket) = (&folder.provider, &folder.bucket);
+                            if failing.insert(place) {
+                                tracing::warn!(service = service.name(), %provider, %bucket, %error, "an input can't be listed");
+                            }
+                        }
+                    }
+                }
+            }
+            tokio::time::sleep(self.interval).await;
+        }
+    }
+
+    async fn look_through(&self, service: &Service, folder: &Folder) -> Result<(), InferError> {
+        let front = &self.front;
+        let reference = StorageReference::parse(&folder.provider);
+        let Some(storage) = front.providers.of(&service.definition, reference)? else {
+            return Ok(());
+        };
+        let until = front.jobs.latest().await?;
+        let mut after: Option<String> = None;
+        loop {
+            let (bucket, prefix) = (&folder.bucket, &folder.prefix);
+            let page = storage.list(bucket, prefix, after.as_deref()).await?;
+            let stretch = Stretch {
+                service: service.name().to_owned(),
+                provider: folder.provider.clone(),
+                bucket: bucket.clone(),
+                prefix: prefix.clone(),
+                after: after.take().unwrap_or_default(),
+                last: page.next.clone(),
+                there: page
+                    .objects
+                    .iter()
+                    .map(|head| (head.key.clone(), Identity::of(head)))
+                    .collect(),
+                until,
+            };
+            let unseen = front.jobs.compare(stretch).await?;
+            self.announce(service, folder, &page, unseen).await?;
+            match page.next {
+                Some(next) => after = Some(next),
+                None => return Ok(()),
+            }
+        }
+    }
+
+    /// Makes jobs of what was not seen of a page.
+    async fn announce(
+        &self,
+        service: &Service,
+        folder: &Folder,
+        page: &Page,
+        unseen: Vec<usize>,
+    ) -> Result<(), InferError> {
+        let unseen = unseen
+            .into_iter()
+            .filter_map(|index| page.objects.get(index));
+        let is_event = |head: &&_| {
+            let head: &crate::storage::Head = head;
+            (self.is_backfill || head.modified >= service.created)
+                && folder.takes(&head.key)
+                && !is_marker(&head.key, head.size)
+        };
+        let jobs = unseen
+            .filter(is_event)
+            .map(|head| NewJob::of(service.name(), &folder.provider, &folder.bucket, head));
+        let jobs: Vec<_> = jobs.collect::<Result<_, _>>()?;
+        if !jobs.is_empty() {
+            let n_new = self.front.announce(jobs).await?.iter().flatten().count();
+            tracing::info!(
+                service = service.name(),
+                jobs = n_new,
+                "objects were found whose event had not come"
+            );
+        }
+        Ok(())
+    }
+}
