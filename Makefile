@@ -81,10 +81,10 @@ INSTALL := PIP_ROOT_USER_ACTION=ignore $(PYTHON) -m pip install --quiet --disabl
 	--require-hashes --no-deps --only-binary=:all:
 OSCAR_PYTHON := oscar-python-1.3.3 oscar-python-2.2.0
 
-CLIENT_SETS := $(OSCAR_PYTHON) tritonclient
+CLIENT_SETS := $(OSCAR_PYTHON) tritonclient awscli
 
 $(CLIENTS)/complete: $(PINS)/clients.txt $(CLIENT_SETS:%=$(PINS)/%.txt)
-	@echo "==> fetching the clients that the tests use (90 MB)"
+	@echo "==> fetching the clients that the tests use (110 MB)"
 	@rm -rf $(@D) $(@D).part
 	@$(INSTALL) --target $(@D).part/common --requirement $<
 	@for client in $(CLIENT_SETS); do \

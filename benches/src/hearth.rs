@@ -106,6 +106,7 @@ impl Site {
             .env_remove("RUST_LOG")
             // Its port is one, and several gateways run at a time.
             .env("HEARTH_GRPC_LISTEN", "")
+            .env("HEARTH_S3_LISTEN", "off")
             .stderr(Stdio::piped())
             .spawn()?;
         let log = process.stderr.take().context("no log")?;

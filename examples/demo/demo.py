@@ -95,7 +95,7 @@ class Server:
 def serving(hearth, folder):
     """Runs `hearth serve` on a free port while the block runs, then has it stop, and checks that it does."""
     log = folder / "hearth.log"
-    command = [str(hearth), "serve", "--listen", "127.0.0.1:0", "--grpc-listen", ""]
+    command = [str(hearth), "serve", "--listen", "127.0.0.1:0", "--grpc-listen", "", "--s3-listen", "off"]
     command += ["--store", str(folder / "store"), "--data", str(folder / "data")]
     with open(log, "wb") as output:
         try:

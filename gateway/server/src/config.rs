@@ -18,7 +18,7 @@ use crate::auth::{Administrator, Secret};
 use crate::memory;
 use crate::oscar::events_token;
 use crate::rest::AllowedOrigin;
-use crate::storage::{Account, NamedFolder, StorageError};
+use crate::storage::NamedFolder;
 use crate::tls::TlsFiles;
 
 /// More than any password that is taken.
@@ -260,6 +260,21 @@ pub(crate) struct ScriptOptions {
 /// Where the objects of services are kept.
 #[derive(Args, Clone, Debug)]
 pub(crate) struct StorageOptions {
+    /// Address to speak S3 on, of the store that Hearth has itself; port 0 picks a free one, `off`
+    /// turns it off
+    #[arg(
+        long,
+        env = "HEARTH_S3_LISTEN",
+        default_value = "127.0.0.1:9000",
+        value_name = "ADDRESS"
+    )]
+    pub(crate) s3_listen: S3Listen,
+
+    /// URL at which clients reach it, where a proxy stands before it. Default: the name that they call
+    /// Hearth by, and its port
+    #[arg(long, env = "HEARTH_S3_ENDPOINT", value_name = "URL")]
+    pub(crate) s3_endpoint: Option<String>,
+
     /// A MinIO to keep objects at, as `https://minio.example.org:9000`: what services call
     /// `minio.default`, instead of the store that Hearth has itself
     #[arg(
@@ -271,7 +286,7 @@ pub(crate) struct StorageOptions {
     )]
     pub(crate) minio_endpoint: Option<String>,
 
-    /// Who calls there
+    /// Who calls there, and at the S3 endpoint. Default: a random one, kept in --data
     #[arg(long, env = "MINIO_ACCESS_KEY", value_name = "KEY")]
     pub(crate) minio_access_key: Option<Secret>,
 
@@ -337,6 +352,20 @@ pub(crate) struct JobOptions {
     /// Jobs of a page of /system/logs/NAME
     #[arg(long, env = "JOB_LISTING_LIMIT", default_value_t = 70, value_parser = clap::value_parser!(u32).range(1..=10_000), value_name = "N")]
     job_listing_limit: u32,
+}
+
+/// Where S3 is spoken, if it is.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct S3Listen(pub(crate) Option<SocketAddr>);
+
+impl FromStr for S3Listen {
+    type Err = AddrParseError;
+
+    fn from_str(text: &str) -> Result<Self, AddrParseError> {
+        let address = !["off", ""].contains(&text);
+        let address = address.then(|| text.parse());
+        address.transpose().map(Self)
+    }
 }
 
 /// Form of the log.
@@ -407,7 +436,7 @@ impl ServeOptions {
 
     /// Returns an address that others than this machine reach, if there is one.
     pub(crate) fn exposed(&self) -> Option<SocketAddr> {
-        [Some(self.listen), self.grpc_listen.0]
+        [Some(self.listen), self.grpc_listen.0, self.storage.listen()]
             .into_iter()
             .flatten()
             .find(|listen| !listen.ip().is_loopback())
@@ -425,26 +454,32 @@ impl ServeOptions {
 }
 
 impl StorageOptions {
-    /// Returns the account at an external MinIO, if there is to be one.
-    ///
-    /// # Errors
-    /// Of an endpoint that is no URL of a server.
-    pub(crate) fn minio(&self) -> Result<Option<Account>, StorageError> {
-        let Some(endpoint) = &self.minio_endpoint else {
-            return Ok(None);
-        };
+    /// Returns where S3 is spoken: not beside another's store.
+    pub(crate) fn listen(&self) -> Option<SocketAddr> {
+        self.s3_listen.0.filter(|_| self.minio_endpoint.is_none())
+    }
+
+    /// Returns another's store, if there is to be one.
+    pub(crate) fn minio(&self) -> Option<Minio> {
         let secret = |secret: &Option<Secret>| {
             let secret = secret.as_ref().map(Secret::expose);
             gateway_oscar::Secret::from(secret.unwrap_or_default())
         };
-        let minio = Minio {
-            endpoint: endpoint.clone(),
+        Some(Minio {
+            endpoint: self.minio_endpoint.clone()?,
             verify: self.minio_tls_verify,
             access_key: secret(&self.minio_access_key),
             secret_key: secret(&self.minio_secret_key),
             region: self.minio_region.clone(),
-        };
-        Account::minio(&minio).map(|account| Some(account.own()))
+        })
+    }
+
+    /// Returns the keys that are given.
+    pub(crate) const fn keys(&self) -> (Option<&Secret>, Option<&Secret>) {
+        (
+            self.minio_access_key.as_ref(),
+            self.minio_secret_key.as_ref(),
+        )
     }
 }
 

@@ -1,6 +1,7 @@
 //! OSCAR's surface: services, their jobs, and what its clients ask of a cluster. `/run` is in `rest`,
 //! since models answer it as well.
 
+mod buckets;
 mod database;
 mod deployment;
 mod folder;
@@ -26,8 +27,8 @@ use workers_protocol::{Code, InferError};
 
 use crate::rest::{ApiError, Front};
 use crate::routes::{
-    BREAKDOWN, CONFIG, DEPLOYMENT, INFO, JOB, JOB_LOG, JOBS, NOT_YET, SERVICE, SERVICE_METRICS,
-    SERVICES, STATUS, SUMMARY,
+    BREAKDOWN, BUCKET, BUCKETS, CONFIG, DEPLOYMENT, INFO, JOB, JOB_LOG, JOBS, NOT_YET, PRESIGN,
+    SERVICE, SERVICE_METRICS, SERVICES, STATUS, SUMMARY,
 };
 pub(crate) use folder::Folder;
 pub(crate) use registry::{Services, events_token};
@@ -55,6 +56,14 @@ pub(crate) fn router() -> Router<Arc<Front>> {
         .route(JOB, post(jobs::begin))
         .route(JOBS, get(jobs::list).delete(jobs::delete_all))
         .route(JOB_LOG, get(jobs::log).delete(jobs::delete))
+        .route(
+            BUCKETS,
+            get(buckets::list)
+                .post(buckets::create)
+                .put(buckets::update),
+        )
+        .route(BUCKET, get(buckets::get).delete(buckets::delete))
+        .route(PRESIGN, post(buckets::presign))
         .route(SUMMARY, get(metrics::summary))
         .route(BREAKDOWN, get(metrics::breakdown))
         .route(SERVICE_METRICS, get(metrics::of_service));

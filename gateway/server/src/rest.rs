@@ -11,6 +11,7 @@ mod predict;
 mod predictions;
 mod repository;
 mod run;
+pub(crate) mod s3;
 mod shared_memory;
 mod state;
 
@@ -41,6 +42,7 @@ use crate::dispatcher::Dispatcher;
 use crate::entry::{Deadline, Entry};
 use crate::jobs::{Ledger, events};
 use crate::metrics::Failure;
+use crate::objects::Objects;
 use crate::oscar::{self, Services};
 use crate::revision::Revision;
 use crate::routes::{
@@ -73,6 +75,7 @@ pub(crate) struct Front {
     pub(crate) limits: Limits,
     pub(crate) services: Arc<Services>,
     pub(crate) providers: Arc<Providers>,
+    pub(crate) objects: Arc<Objects>,
     pub(crate) jobs: Arc<Ledger>,
     pub(crate) runner: Arc<Runner>,
     pub(crate) started: OffsetDateTime,

@@ -44,16 +44,16 @@ pub(crate) const DEPLOYMENT: &str = "/system/services/{name}/deployment";
 pub(crate) const JOB: &str = "/job/{name}";
 pub(crate) const JOBS: &str = "/system/logs/{name}";
 pub(crate) const JOB_LOG: &str = "/system/logs/{name}/{job}";
+pub(crate) const BUCKETS: &str = "/system/buckets";
+pub(crate) const BUCKET: &str = "/system/buckets/{name}";
+pub(crate) const PRESIGN: &str = "/system/buckets/{name}/presign";
 pub(crate) const SUMMARY: &str = "/system/metrics";
 pub(crate) const BREAKDOWN: &str = "/system/metrics/breakdown";
 pub(crate) const SERVICE_METRICS: &str = "/system/metrics/{name}";
 
 /// What OSCAR has and Hearth does not yet, and how it is called.
-pub(crate) const NOT_YET: [(&str, &str); 15] = [
+pub(crate) const NOT_YET: [(&str, &str); 12] = [
     ("/system/logs", "logs of executions"),
-    ("/system/buckets", "buckets"),
-    ("/system/buckets/{name}", "buckets"),
-    ("/system/buckets/{name}/presign", "buckets"),
     ("/system/volumes", "volumes"),
     ("/system/volumes/{name}", "volumes"),
     ("/system/quotas/user", "quotas"),
@@ -71,7 +71,7 @@ pub(crate) const NOT_YET: [(&str, &str); 15] = [
 ];
 
 /// The routes that are there.
-pub(crate) const ROUTES: [&str; 43] = [
+pub(crate) const ROUTES: [&str; 46] = [
     EVENTS,
     HEALTH,
     METRICS,
@@ -112,6 +112,9 @@ pub(crate) const ROUTES: [&str; 43] = [
     JOB,
     JOBS,
     JOB_LOG,
+    BUCKETS,
+    BUCKET,
+    PRESIGN,
     SUMMARY,
     BREAKDOWN,
     SERVICE_METRICS,

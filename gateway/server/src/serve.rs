@@ -1,6 +1,7 @@
 //! `hearth serve`: puts the parts together, and takes them apart in order.
 
 use std::collections::HashMap;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -22,12 +23,13 @@ use crate::jobs::{Ledger, Listing, Pump, sweep};
 use crate::launcher::Pool;
 use crate::measurements::Measurements;
 use crate::metrics::Metrics;
+use crate::objects::{Endpoint, Objects};
 use crate::oscar::{Services, keep_places};
 use crate::replica::ProcessLauncher;
 use crate::rest::{self, Front, Guard, Limits};
 use crate::server::Protocol;
 use crate::shared_memory::SharedMemory;
-use crate::storage::{Calls, Providers, S3, Storage};
+use crate::storage::{Account, Calls, Providers, S3, Storage};
 use crate::tls::Certificate;
 use crate::trace::Tracer;
 use crate::{data, grpc, server};
@@ -56,6 +58,12 @@ pub(crate) async fn serve(options: ServeOptions) -> anyhow::Result<()> {
         ),
         None => None,
     };
+    let s3_listener = match options.storage.listen() {
+        Some(address) => Some(TcpListener::bind(address).await.with_context(|| {
+            format!("can't listen on {address} for S3: --s3-listen takes another address, or `off`")
+        })?),
+        None => None,
+    };
     let tracer = Arc::new(Tracer::start(options.otlp_endpoint.as_deref())?);
 
     let pool = Pool::new(Arc::clone(&worker), usize::try_from(options.spare_workers)?);
@@ -80,6 +88,11 @@ pub(crate) async fn serve(options: ServeOptions) -> anyhow::Result<()> {
     )?;
     let budget = Budget::new(options.max_bytes_in_flight);
     let services = Services::open(&options.data, Arc::clone(&catalog), Arc::clone(&dispatcher))?;
+    let s3_address = s3_listener
+        .as_ref()
+        .map(TcpListener::local_addr)
+        .transpose()?;
+    let objects = Arc::new(objects(&options, s3_address)?);
     let providers = Arc::new(providers(&options)?);
     let jobs = Ledger::open(&options.data)?;
     let runner = Runner::open(RunnerOptions {
@@ -103,11 +116,13 @@ pub(crate) async fn serve(options: ServeOptions) -> anyhow::Result<()> {
         certificate.as_ref().map(accept).transpose()
     };
     let (http_tls, grpc_tls) = (acceptor(Protocol::Http)?, acceptor(Protocol::Grpc)?);
+    let s3_tls = http_tls.clone();
     let mut background = JoinSet::new();
     if let Some(certificate) = certificate.clone() {
         background.spawn(certificate.watch());
     }
     background.spawn(Arc::clone(&services).follow_models());
+    background.spawn(Arc::clone(&objects).sweep());
     background.spawn(Arc::clone(&catalog).watch());
     if options.spare_workers > 0 {
         let (catalog, pool) = (Arc::clone(&catalog), Arc::clone(&pool));
@@ -147,6 +162,7 @@ pub(crate) async fn serve(options: ServeOptions) -> anyhow::Result<()> {
         },
         services,
         providers,
+        objects: Arc::clone(&objects),
         jobs: Arc::clone(&jobs),
         runner: Arc::clone(&runner),
         started: OffsetDateTime::now_utc(),
@@ -174,6 +190,18 @@ pub(crate) async fn serve(options: ServeOptions) -> anyhow::Result<()> {
             Protocol::Grpc,
             grpc_tls,
             grpc::router(Arc::clone(&front), limit, &draining),
+            Arc::clone(&room),
+            draining.clone(),
+        ));
+    }
+    if let (Some(listener), Some(service)) = (s3_listener, objects.service()) {
+        let scheme = if s3_tls.is_some() { "https" } else { "http" };
+        tracing::info!("S3 on {scheme}://{}", listener.local_addr()?);
+        serving.spawn(server::serve(
+            listener,
+            Protocol::Http,
+            s3_tls,
+            rest::s3::router(Arc::clone(&front), service),
             Arc::clone(&room),
             draining.clone(),
         ));
@@ -241,13 +269,30 @@ pub(crate) async fn serve(options: ServeOptions) -> anyhow::Result<()> {
 /// Returns the storage providers that the operator names.
 fn providers(options: &ServeOptions) -> anyhow::Result<Providers> {
     let calls = Calls::new();
-    let minio = options.storage.minio().context("MINIO_ENDPOINT")?;
-    let minio = minio.map(|account| {
-        let s3 = S3::new("minio.default".to_owned(), account, calls.clone());
+    let account = options.storage.minio();
+    let account = account.map(|minio| Account::minio(&minio)).transpose();
+    let minio = account.context("MINIO_ENDPOINT")?.map(|account| {
+        let s3 = S3::new("minio.default".to_owned(), account.own(), calls.clone());
         Storage::S3(Arc::new(s3))
     });
     let folders = options.storage.folders.clone();
     Ok(Providers::new(minio, folders, calls))
+}
+
+/// Opens the store in the data folder, or says where another one is.
+fn objects(options: &ServeOptions, address: Option<SocketAddr>) -> anyhow::Result<Objects> {
+    let storage = &options.storage;
+    if let Some(minio) = storage.minio() {
+        return Ok(Objects::External(minio));
+    }
+    let is_tls = options.tls.files().is_some();
+    let endpoint = match (&storage.s3_endpoint, address) {
+        (_, None) => Endpoint::Off,
+        (Some(url), _) => Endpoint::Url(url.clone()),
+        (None, Some(address)) => Endpoint::at(address, is_tls),
+    };
+    let region = storage.minio_region.clone();
+    Objects::open_own(&options.data, storage.keys(), region, endpoint)
 }
 
 async fn asked_to_stop() -> std::io::Result<()> {

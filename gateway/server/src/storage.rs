@@ -21,7 +21,7 @@ use tokio::sync::Semaphore;
 use workers_protocol::{Code, InferError};
 
 pub(crate) use folder::{Folder, NamedFolder};
-pub(crate) use s3::{Account, S3};
+pub(crate) use s3::{Account, Presign, S3};
 
 /// Objects of a page of a listing.
 pub(crate) const PAGE: usize = 1000;

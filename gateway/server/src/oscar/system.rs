@@ -85,7 +85,7 @@ struct Cluster {
     minio_quota_enabled: bool,
 }
 
-pub(super) async fn config(State(front): State<Arc<Front>>) -> Response {
+pub(super) async fn config(State(front): State<Arc<Front>>, headers: HeaderMap) -> Response {
     Json(Config {
         config: Cluster {
             name: "oscar",
@@ -101,8 +101,7 @@ pub(super) async fn config(State(front): State<Arc<Front>>) -> Response {
             oidc_groups: [],
             minio_quota_enabled: false,
         },
-        // There is none yet.
-        minio_provider: Minio::default(),
+        minio_provider: front.objects.provider(&headers),
         allowed_image_repositories: front.services.images(),
     })
     .into_response()
@@ -141,7 +140,8 @@ pub(super) async fn configure(
 }
 
 /// `GET /system/status`: one node, which this machine is. "Cores" are thousandths of one, as OSCAR's.
-pub(super) async fn status(State(front): State<Arc<Front>>) -> Response {
+pub(super) async fn status(State(front): State<Arc<Front>>) -> Result<Response, Text> {
+    let stored = front.objects.counts().await?;
     let (snapshot, _) = front.dispatcher.snapshot();
     let cores = |cores: u32| u64::from(cores) * 1000;
     let (mut total, mut busy, mut memory, mut reserved) = (0, 0, 0_u64, 0_u64);
@@ -164,7 +164,7 @@ pub(super) async fn status(State(front): State<Arc<Front>>) -> Response {
     };
     let n_jobs: u64 = front.jobs.counts().values().map(Count::total).sum();
     let (running, pending) = (n_up(true), n_up(false));
-    Json(json!({
+    Ok(Json(json!({
         "cluster": {
             "nodes_count": 1,
             "metrics": {
@@ -211,7 +211,7 @@ pub(super) async fn status(State(front): State<Arc<Front>>) -> Response {
             },
             "oidc": { "enabled": false, "issuers": [], "groups": [] },
         },
-        "minio": { "buckets_count": 0, "total_objects": 0 },
+        "minio": { "buckets_count": stored.buckets, "total_objects": stored.objects },
     }))
-    .into_response()
+    .into_response())
 }

@@ -4,6 +4,7 @@
 //! way of a parser that resolves `..`, and so read another object than was asked for.
 
 mod notification;
+mod presign;
 pub(crate) mod sign;
 pub(crate) mod xml;
 
@@ -29,6 +30,7 @@ use super::{
     Wanted, excerpt, not_kept,
 };
 use notification::Configuration;
+pub(crate) use presign::Presign;
 use sign::Signed;
 
 /// How long it may take to be connected.

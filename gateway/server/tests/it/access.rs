@@ -34,7 +34,7 @@ enum Access {
 }
 
 /// Each route: how it is called, and whom it answers.
-const ROUTES: [(&str, &str, &str, Access); 43] = [
+const ROUTES: [(&str, &str, &str, Access); 46] = [
     (routes::HEALTH, "GET", "/health", Anybody),
     (routes::LIVE, "GET", "/v2/health/live", Anybody),
     (routes::READY, "GET", "/v2/health/ready", Anybody),
@@ -168,6 +168,14 @@ const ROUTES: [(&str, &str, &str, Access); 43] = [
         routes::JOB_LOG,
         "GET",
         "/system/logs/one/job",
+        Administrator,
+    ),
+    (routes::BUCKETS, "GET", "/system/buckets", Administrator),
+    (routes::BUCKET, "GET", "/system/buckets/one", Administrator),
+    (
+        routes::PRESIGN,
+        "POST",
+        "/system/buckets/one/presign",
         Administrator,
     ),
     (routes::SUMMARY, "GET", "/system/metrics", Administrator),

@@ -45,7 +45,7 @@ fn start() -> Hearth {
 }
 
 #[track_caller]
-fn succeed(command: &mut Command) {
+pub(crate) fn succeed(command: &mut Command) {
     let output = finish_within(std::time::Duration::from_secs(600), command);
     let (said, complained) = (
         String::from_utf8_lossy(&output.stdout),

@@ -114,10 +114,15 @@ pub(crate) fn command() -> Command {
     command.env_remove("RUST_LOG");
     for (name, _) in std::env::vars_os() {
         let is_read = |prefix| name.to_string_lossy().starts_with(prefix);
-        if is_read("HEARTH_") || is_read("OSCAR_") || is_read("OTEL_") {
+        if ["HEARTH_", "MINIO_", "OSCAR_", "OTEL_"]
+            .into_iter()
+            .any(is_read)
+        {
             command.env_remove(name);
         }
     }
+    // Tests run beside each other.
+    command.env("HEARTH_S3_LISTEN", "127.0.0.1:0");
     command
 }
 
@@ -333,6 +338,13 @@ impl Hearth {
         let log = self.log();
         let (_, rest) = log.split_once("gRPC on ").unwrap();
         rest.split_whitespace().next().unwrap().parse().unwrap()
+    }
+
+    /// Returns where S3 is spoken, as a URL: the log says it before it says where HTTP is.
+    pub(crate) fn s3_url(&self) -> String {
+        let log = self.log();
+        let (_, rest) = log.split_once("S3 on ").unwrap();
+        rest.split_whitespace().next().unwrap().to_owned()
     }
 
     /// Returns the data folder, to look into or to start on again.

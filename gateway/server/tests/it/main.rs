@@ -19,6 +19,7 @@ mod infer;
 mod jobs;
 mod load;
 mod measurements;
+mod objects;
 mod oscar;
 mod picture_tensors;
 mod pictures;

@@ -488,7 +488,6 @@ fn clients_find_the_cluster_that_they_expect() {
     );
     assert_eq!(status["oscar"]["ready"], true);
     for path in [
-        "/system/buckets",
         "/system/volumes",
         "/system/quotas/user",
         "/system/federation/x",

@@ -34,6 +34,13 @@ pub(crate) struct Signed<'a> {
     pub(crate) digest: &'a [u8; 32],
 }
 
+/// When a request is signed.
+pub(super) struct Moment {
+    date: String,
+    /// As `x-amz-date` has it.
+    pub(super) stamp: String,
+}
+
 /// Writes the path of an object, or of a bucket where the key is empty. `..` and `//` stay.
 pub(crate) fn path(bucket: &str, key: &str) -> String {
     let mut path = format!("/{}", utf8_percent_encode(bucket, PATH));
@@ -62,15 +69,11 @@ impl Signed<'_> {
 
     /// Returns the headers to send, the signature among them; `Host` is the client's to send.
     pub(crate) fn headers(&self, account: &Account, now: OffsetDateTime) -> Vec<(String, String)> {
-        let (date, time) = (now.date(), now.time());
-        let (year, month, day) = (date.year(), u8::from(date.month()), date.day());
-        let (hour, minute, second) = (time.hour(), time.minute(), time.second());
-        let date = format!("{year:04}{month:02}{day:02}");
-        let stamp = format!("{date}T{hour:02}{minute:02}{second:02}Z");
+        let moment = Moment::of(now);
         let digest = hex(self.digest);
         let mut headers = self.headers.clone();
         headers.push(("x-amz-content-sha256".to_owned(), digest.clone()));
-        headers.push(("x-amz-date".to_owned(), stamp.clone()));
+        headers.push(("x-amz-date".to_owned(), moment.stamp.clone()));
 
         let mut signed = headers.clone();
         signed.push(("host".to_owned(), self.authority.to_owned()));
@@ -87,22 +90,47 @@ impl Signed<'_> {
             self.query,
             lines.collect::<String>(),
         );
-        let scope = format!("{date}/{}/s3/aws4_request", account.region);
-        let to_sign = format!(
-            "AWS4-HMAC-SHA256\n{stamp}\n{scope}\n{}",
-            hex(&Sha256::digest(canonical))
-        );
-        let secret = format!("AWS4{}", account.secret_key.reveal());
-        let key = [date.as_str(), &account.region, "s3", "aws4_request"]
-            .iter()
-            .fold(secret.into_bytes(), |key, part| mac(&key, part.as_bytes()));
-        let signature = hex(&mac(&key, to_sign.as_bytes()));
+        let scope = moment.scope(account);
+        let signature = moment.sign(account, &canonical);
         let authorization = format!(
             "AWS4-HMAC-SHA256 Credential={}/{scope}, SignedHeaders={names}, Signature={signature}",
             account.access_key.reveal()
         );
         headers.push(("authorization".to_owned(), authorization));
         headers
+    }
+}
+
+impl Moment {
+    pub(super) fn of(now: OffsetDateTime) -> Self {
+        let (date, time) = (now.date(), now.time());
+        let (year, month, day) = (date.year(), u8::from(date.month()), date.day());
+        let (hour, minute, second) = (time.hour(), time.minute(), time.second());
+        let date = format!("{year:04}{month:02}{day:02}");
+        Self {
+            stamp: format!("{date}T{hour:02}{minute:02}{second:02}Z"),
+            date,
+        }
+    }
+
+    /// Returns what a signature of this day is good for.
+    pub(super) fn scope(&self, account: &Account) -> String {
+        format!("{}/{}/s3/aws4_request", self.date, account.region)
+    }
+
+    /// Signs a request in its canonical form.
+    pub(super) fn sign(&self, account: &Account, canonical: &str) -> String {
+        let to_sign = format!(
+            "AWS4-HMAC-SHA256\n{}\n{}\n{}",
+            self.stamp,
+            self.scope(account),
+            hex(&Sha256::digest(canonical))
+        );
+        let secret = format!("AWS4{}", account.secret_key.reveal());
+        let key = [self.date.as_str(), &account.region, "s3", "aws4_request"]
+            .iter()
+            .fold(secret.into_bytes(), |key, part| mac(&key, part.as_bytes()));
+        hex(&mac(&key, to_sign.as_bytes()))
     }
 }
 

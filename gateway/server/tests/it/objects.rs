@@ -1,0 +1,393 @@
+//! Objects as their clients see them: the S3 endpoint, and OSCAR's buckets.
+
+use std::io::{Read as _, Write as _};
+use std::net::TcpStream;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::Path;
+use std::sync::Arc;
+
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+use crate::clients::{python, succeed};
+use crate::hearth::{Answer, Hearth, PATIENCE, Store};
+
+/// Returns the endpoint, the keys and the region that clients are told.
+fn provider(hearth: &Hearth) -> (String, String, String) {
+    let config = hearth.get("/system/config").ok();
+    let minio = &config["minio_provider"];
+    let text = |name: &str| minio[name].as_str().unwrap().to_owned();
+    assert_eq!(minio["region"], "us-east-1");
+    assert_eq!(minio["verify"], true);
+    (text("endpoint"), text("access_key"), text("secret_key"))
+}
+
+fn script(name: &str) -> std::path::PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("tests/clients")
+        .join(name)
+}
+
+#[test]
+fn boto3_finds_what_it_expects() {
+    let Some(mut python) = python("common") else {
+        return;
+    };
+    let hearth = Hearth::start(Store::new(), &[]);
+    let (endpoint, access_key, secret_key) = provider(&hearth);
+    assert_eq!(endpoint, hearth.s3_url());
+    let folder = TempDir::new().unwrap();
+    succeed(
+        python
+            .arg(script("s3_client.py"))
+            .args([endpoint, access_key, secret_key])
+            .arg(folder.path()),
+    );
+    let metrics = hearth.get("/metrics").text();
+    assert!(
+        metrics.contains(r#"hearth_requests_total{route="s3 PUT",status="200"}"#),
+        "{metrics}"
+    );
+    assert!(!hearth.log().contains("ERROR"), "{}", hearth.log());
+    hearth.stop();
+}
+
+#[test]
+fn the_command_line_of_aws_does_what_it_does_at_amazon() {
+    if python("awscli").is_none() {
+        return;
+    }
+    let hearth = Hearth::start(Store::new(), &[]);
+    let (endpoint, access_key, secret_key) = provider(&hearth);
+    let folder = TempDir::new().unwrap();
+    let aws = |args: &[&str]| {
+        let mut command = python("awscli").unwrap();
+        command
+            .args([
+                "-m",
+                "awscli",
+                "--endpoint-url",
+                &endpoint,
+                "--region",
+                "us-east-1",
+            ])
+            .args(args)
+            .current_dir(folder.path())
+            .env("HOME", folder.path())
+            .env("AWS_ACCESS_KEY_ID", &access_key)
+            .env("AWS_SECRET_ACCESS_KEY", &secret_key);
+        let output = command.output().unwrap();
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        assert!(
+            output.status.success(),
+            "{text}{}",
+            String::from_utf8_lossy(&output.stderr)
+        );
+        text
+    };
+    std::fs::create_dir_all(folder.path().join("in/deep")).unwrap();
+    for name in ["in/a.txt", "in/deep/b.txt"] {
+        std::fs::write(folder.path().join(name), name).unwrap();
+    }
+    std::fs::write(folder.path().join("in/large"), vec![7; 20 << 20]).unwrap();
+    aws(&["s3", "mb", "s3://bucket"]);
+    aws(&["s3", "sync", "in", "s3://bucket/in"]);
+    let listed = aws(&["s3", "ls", "s3://bucket/in/"]);
+    assert!(
+        listed.contains("PRE deep/") && listed.contains(" a.txt"),
+        "{listed}"
+    );
+    aws(&["s3", "cp", "s3://bucket/in/large", "s3://bucket/copy"]);
+    aws(&["s3", "sync", "s3://bucket", "out"]);
+    for (name, original) in [("in/deep/b.txt", "in/deep/b.txt"), ("copy", "in/large")] {
+        let read = |path: &str| std::fs::read(folder.path().join(path)).unwrap();
+        assert!(read(&format!("out/{name}")) == read(original), "{name}");
+    }
+    aws(&["s3", "rb", "--force", "s3://bucket"]);
+    assert_eq!(aws(&["s3", "ls"]), "");
+}
+
+#[test]
+fn the_keys_are_random_and_stay_or_are_those_that_are_given() {
+    let hearth = Hearth::start(Store::new(), &[]);
+    let data = hearth.data();
+    let (_, access_key, secret_key) = provider(&hearth);
+    let file = data.path().join("s3-keys.json");
+    assert_eq!(file.metadata().unwrap().permissions().mode() & 0o777, 0o600);
+    assert!(!hearth.log().contains(&secret_key));
+    hearth.stop();
+    let hearth = Hearth::start_on(Store::new(), Arc::clone(&data), &[], &[]);
+    let (_, again, secret_again) = provider(&hearth);
+    assert_eq!((again, secret_again), (access_key, secret_key));
+    hearth.stop();
+    let given = [
+        ("MINIO_ACCESS_KEY", "minio"),
+        ("MINIO_SECRET_KEY", "minio123"),
+    ];
+    let hearth = Hearth::start_on(Store::new(), data, &[], &given);
+    let (_, access_key, secret_key) = provider(&hearth);
+    assert_eq!((&*access_key, &*secret_key), ("minio", "minio123"));
+}
+
+#[test]
+fn an_external_store_is_told_of_and_ours_does_not_listen() {
+    let env = [
+        ("MINIO_ENDPOINT", "http://minio.example.org:9000"),
+        ("MINIO_ACCESS_KEY", "minio"),
+        ("MINIO_SECRET_KEY", "minio123"),
+        ("MINIO_TLS_VERIFY", "False"),
+        ("MINIO_REGION", "eu-west-1"),
+    ];
+    let data = Arc::new(TempDir::new().unwrap());
+    let hearth = Hearth::start_on(Store::new(), data, &[], &env);
+    assert_eq!(
+        hearth.get("/system/config").ok()["minio_provider"],
+        json!({"endpoint": "http://minio.example.org:9000", "verify": false,
+               "access_key": "minio", "secret_key": "minio123", "region": "eu-west-1"})
+    );
+    assert!(!hearth.log().contains("S3 on"));
+}
+
+#[test]
+fn turned_off_it_does_not_listen() {
+    let hearth = Hearth::start(Store::new(), &["--s3-listen", "off"]);
+    let config = hearth.get("/system/config").ok();
+    assert_eq!(config["minio_provider"]["endpoint"], "");
+    assert!(!hearth.log().contains("S3 on"));
+    let made = hearth.post("/system/buckets", br#"{"bucket_name":"there"}"#);
+    assert_eq!(made.status, 201);
+}
+
+/// Sends a request as it is written, and returns the answer's head.
+fn raw(url: &str, request: &str) -> String {
+    let address = url.split_once("://").unwrap().1;
+    let mut socket = TcpStream::connect(address).unwrap();
+    socket.set_read_timeout(Some(PATIENCE)).unwrap();
+    socket.write_all(request.as_bytes()).unwrap();
+    let mut answer = String::new();
+    socket.read_to_string(&mut answer).unwrap();
+    answer
+}
+
+#[test]
+fn pages_of_others_and_foreign_names_are_refused_before_signatures_are_read() {
+    let hearth = Hearth::start(Store::new(), &[]);
+    let url = hearth.s3_url();
+    let ask = |headers: &str| {
+        raw(
+            &url,
+            &format!("GET / HTTP/1.1\r\nconnection: close\r\n{headers}\r\n\r\n"),
+        )
+    };
+    for foreign in [
+        "host: evil.example.org",
+        "host: localhost\r\norigin: http://evil.example.org",
+        "host: localhost\r\nsec-fetch-site: cross-site",
+    ] {
+        let answer = ask(foreign);
+        assert!(answer.starts_with("HTTP/1.1 403"), "{answer}");
+        assert!(!answer.contains("AccessDenied"), "{answer}");
+    }
+    let answer = ask("host: localhost");
+    assert!(
+        answer.starts_with("HTTP/1.1 403") && answer.contains("AccessDenied"),
+        "{answer}"
+    );
+}
+
+#[test]
+fn a_stop_waits_for_what_is_being_put() {
+    let hearth = Hearth::start(Store::new(), &[]);
+    let url = hearth.s3_url();
+    // What is refused needs no signature.
+    let answer = raw(
+        &url,
+        "PUT /b/k HTTP/1.1\r\nhost: localhost\r\ncontent-length: 3\r\nconnection: close\r\n\r\nabc",
+    );
+    assert!(answer.starts_with("HTTP/1.1 403"), "{answer}");
+    hearth.stop();
+}
+
+// === /system/buckets ===
+
+fn send(hearth: &Hearth, method: &str, path: &str, body: &Value) -> Answer {
+    hearth.send(hearth.request(method, path), body.to_string().as_bytes())
+}
+
+fn text(answer: &Answer, status: u16) -> String {
+    assert_eq!(answer.status, status, "{}", answer.text());
+    answer.text()
+}
+
+#[test]
+fn buckets_are_what_oscars_clients_expect() {
+    let hearth = Hearth::start(Store::new(), &[]);
+    assert_eq!(hearth.get("/system/buckets").ok(), json!([]));
+    let made =
+        json!({"bucket_name": "photos", "visibility": "restricted", "allowed_users": ["a@b", "c"]});
+    assert_eq!(send(&hearth, "POST", "/system/buckets", &made).status, 201);
+    text(&send(&hearth, "POST", "/system/buckets", &made), 400);
+    // Compact, and in OSCAR's order.
+    let shown = r#"{"bucket_name":"photos","visibility":"restricted","allowed_users":["a@b","c"],"owner":"cluster_admin","metadata":{"service":"false"}"#;
+    assert_eq!(hearth.get("/system/buckets").text(), format!("[{shown}}}]"));
+    let empty = format!("{shown},\"objects\":[],\"is_truncated\":false,\"returned_items\":0}}");
+    assert_eq!(hearth.get("/system/buckets/photos").text(), empty);
+    let change = json!({"bucket_name": "photos", "visibility": "public"});
+    assert_eq!(send(&hearth, "PUT", "/system/buckets", &change).status, 204);
+    let bucket = hearth.get("/system/buckets/photos").ok();
+    assert_eq!(
+        (&bucket["visibility"], &bucket["allowed_users"]),
+        (&json!("public"), &json!([]))
+    );
+    text(
+        &send(
+            &hearth,
+            "PUT",
+            "/system/buckets",
+            &json!({"bucket_name": "none"}),
+        ),
+        404,
+    );
+    for bad in [
+        json!({}),
+        json!({"bucket_name": "Upper"}),
+        json!({"bucket_name": "../up"}),
+        json!({"bucket_name": "good", "visibility": "secret"}),
+        json!({"bucket_name": "good", "allowed_users": ["a b"]}),
+    ] {
+        text(&send(&hearth, "POST", "/system/buckets", &bad), 400);
+    }
+    text(&hearth.get("/system/buckets/none"), 404);
+    text(
+        &send(&hearth, "DELETE", "/system/buckets/none", &json!(null)),
+        404,
+    );
+    assert_eq!(
+        send(&hearth, "DELETE", "/system/buckets/photos", &json!(null)).status,
+        204
+    );
+    assert_eq!(hearth.get("/system/buckets").ok(), json!([]));
+}
+
+#[test]
+fn who_has_a_presigned_url_needs_no_keys() {
+    let hearth = Hearth::start(Store::new(), &[]);
+    send(
+        &hearth,
+        "POST",
+        "/system/buckets",
+        &json!({"bucket_name": "photos"}),
+    );
+    let presign = |asked: Value| send(&hearth, "POST", "/system/buckets/photos/presign", &asked);
+    let key = "in/señal 1+2.jpg";
+    let upload = presign(
+        json!({"object_key": key, "operation": "upload", "expires": 0,
+        "content_type": "image/jpeg", "extra_headers": {"X-Amz-Meta-Job": "1"}}),
+    )
+    .ok();
+    assert_eq!(upload["method"], "PUT");
+    assert_eq!(
+        upload["headers"],
+        json!({"content-type": "image/jpeg", "x-amz-meta-job": "1"})
+    );
+    let url = upload["url"].as_str().unwrap();
+    assert!(
+        url.starts_with(&format!("{}/photos/in/", hearth.s3_url())),
+        "{url}"
+    );
+    let put = |headers: &[(&str, &str)]| {
+        let request = http::Request::builder().method("PUT").uri(url);
+        let request = headers.iter().fold(request, |request, (name, value)| {
+            request.header(*name, *value)
+        });
+        hearth.send(request, b"picture".as_slice()).status
+    };
+    assert_eq!(
+        put(&[("content-type", "image/png"), ("x-amz-meta-job", "1")]),
+        403
+    );
+    assert_eq!(
+        put(&[("content-type", "image/jpeg"), ("x-amz-meta-job", "1")]),
+        200
+    );
+    let bucket = hearth.get("/system/buckets/photos?limit=1&prefix=in/").ok();
+    assert_eq!(bucket["objects"][0]["object_name"], key);
+    assert_eq!(bucket["objects"][0]["size_bytes"], 7);
+    assert_eq!(bucket["returned_items"], 1);
+    let status = hearth.get("/system/status").ok();
+    assert_eq!(
+        status["minio"],
+        json!({"buckets_count": 1, "total_objects": 1})
+    );
+
+    let download =
+        presign(json!({"object_key": key, "operation": "download", "content_type": "image/webp"}))
+            .ok();
+    let url = download["url"].as_str().unwrap();
+    let got = hearth.send(http::Request::builder().uri(url), ());
+    assert_eq!(
+        (got.status.as_u16(), got.body.as_slice()),
+        (200, b"picture".as_slice())
+    );
+    assert_eq!(got.header("content-type"), Some("image/webp"));
+    assert_eq!(got.header("x-amz-meta-job"), Some("1"));
+    assert!(!url.contains(&provider(&hearth).2));
+
+    for bad in [
+        json!({"object_key": "", "operation": "upload"}),
+        json!({"object_key": "a", "operation": "delete"}),
+        json!({"object_key": "a", "operation": "upload", "expires_in": 604_801}),
+        json!({"object_key": "a", "operation": "upload", "expires_in": -1}),
+        json!({"object_key": "a/../b", "operation": "upload"}),
+        json!({"object_key": "a", "operation": "upload", "extra_headers": {"host": "x"}}),
+        json!({"object_key": "a", "operation": "upload", "extra_headers": {"x": "a\nb"}}),
+    ] {
+        text(&presign(bad), 400);
+    }
+    let nowhere = json!({"object_key": "a", "operation": "upload"});
+    text(
+        &send(&hearth, "POST", "/system/buckets/none/presign", &nowhere),
+        404,
+    );
+    // With all that is in it.
+    assert_eq!(
+        send(&hearth, "DELETE", "/system/buckets/photos", &json!(null)).status,
+        204
+    );
+}
+
+#[test]
+fn a_bucket_is_read_page_by_page() {
+    let hearth = Hearth::start(Store::new(), &[]);
+    send(
+        &hearth,
+        "POST",
+        "/system/buckets",
+        &json!({"bucket_name": "photos"}),
+    );
+    for number in 0..5 {
+        let asked = json!({"object_key": format!("{number}"), "operation": "upload"});
+        let url = send(&hearth, "POST", "/system/buckets/photos/presign", &asked).ok();
+        let request = http::Request::builder()
+            .method("PUT")
+            .uri(url["url"].as_str().unwrap());
+        assert_eq!(hearth.send(request, b"1".as_slice()).status, 200);
+    }
+    let (mut names, mut page) = (Vec::new(), String::new());
+    loop {
+        let answer = hearth
+            .get(&format!("/system/buckets/photos?limit=2&page={page}"))
+            .ok();
+        for object in answer["objects"].as_array().unwrap() {
+            names.push(object["object_name"].as_str().unwrap().to_owned());
+        }
+        match answer["next_page"].as_str() {
+            Some(next) => page = next.to_owned(),
+            None => break assert_eq!(answer["is_truncated"], false),
+        }
+    }
+    assert_eq!(names, ["0", "1", "2", "3", "4"]);
+    for query in ["limit=0", "limit=x", "page=!"] {
+        text(&hearth.get(&format!("/system/buckets/photos?{query}")), 400);
+    }
+}
