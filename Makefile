@@ -28,7 +28,7 @@ CARGO := MAKEFLAGS= cargo
 MAKEFLAGS += --jobs=4
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo serve test bench loadtests clean-demo runtime models build clients ffmpeg
+.PHONY: help demo serve test bench loadtests clean-demo runtime models build clients ffmpeg minio
 
 help: ## Print this.
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | while IFS="$$(printf '\t')" read -r name text; do \
@@ -43,7 +43,7 @@ serve: runtime models build ## Set everything up and leave Hearth serving on $LI
 	@echo "    curl --data-binary @$(PICTURES)/group.jpg http://$(LISTEN)/run/face-mask"
 	@exec $(HEARTH) serve --listen $(LISTEN) --store $(STORE) --data build/data
 
-test: runtime clients ffmpeg ## Run all tests.
+test: runtime clients ffmpeg minio ## Run all tests.
 	@echo "==> testing the demo's scripts"
 	@$(PYTHON) -m unittest discover --quiet --start-directory examples/demo
 	@echo "==> testing the workspace"
@@ -102,6 +102,21 @@ $(FFMPEG)/ffmpeg:
 	@$(FETCH) $(PINS)/ffmpeg.txt $(@D) '*/ffmpeg-linux-*'
 	@chmod +x $(@D)/ffmpeg-linux-*
 	@mv $(@D)/ffmpeg-linux-* $@
+# Somebody else's too, for the tests of an external store: made where there is Go. Beside what cargo makes,
+# so that another checkout that shares the folder does not make it again.
+MINIO_VERSION := v0.0.0-20260212201848-7aac2a2c5b7c
+MINIO := $(TARGET)/lib/minio-$(MINIO_VERSION)/minio
+
+minio: $(if $(shell command -v go),$(MINIO))
+	@test ! -e $(MINIO) || ln -sfn minio-$(MINIO_VERSION)/minio $(TARGET)/lib/minio
+
+$(MINIO):
+	@echo "==> making MinIO for the tests (the first time takes some minutes)"
+	@rm -rf $(@D).part
+	@mkdir -p $(@D).part
+	@GOBIN=$(abspath $(@D).part) CGO_ENABLED=0 go install -trimpath -ldflags '-s -w' \
+		github.com/minio/minio@$(MINIO_VERSION)
+	@mv $(@D).part $(@D)
 
 models: $(STORE)/centerface/1/model.yaml $(STORE)/mask-classifier/1/model.yaml $(STORE)/face-mask/1/model.yaml \
 	$(PICTURES)/truth.json

@@ -29,7 +29,6 @@ mod routes;
 mod serve;
 mod server;
 mod shared_memory;
-#[expect(dead_code, reason = "jobs read and write objects; they come next")]
 mod storage;
 mod terminal;
 mod timeline;

@@ -5,6 +5,7 @@
 //! names: redirects are not followed, no proxy is asked, no link leads out of a folder.
 
 mod folder;
+mod own;
 mod places;
 pub(crate) mod s3;
 
@@ -21,6 +22,7 @@ use tokio::sync::Semaphore;
 use workers_protocol::{Code, InferError};
 
 pub(crate) use folder::{Folder, NamedFolder};
+pub(crate) use own::Own;
 pub(crate) use s3::{Account, Presign, S3};
 
 /// Objects of a page of a listing.
@@ -55,6 +57,8 @@ pub(crate) struct Calls {
 /// A storage provider, as a service may use it.
 #[derive(Clone, Debug)]
 pub(crate) enum Storage {
+    /// The gateway's own store.
+    Own(Own),
     /// MinIO, Amazon S3, and what speaks as they do.
     S3(Arc<S3>),
     /// A folder of this machine.
@@ -209,6 +213,7 @@ impl Storage {
     /// Where it can't be found out.
     pub(crate) async fn head(&self, bucket: &str, key: &str) -> Result<Option<Head>, StorageError> {
         match self {
+            Self::Own(own) => own.head(bucket, key).await,
             Self::S3(s3) => s3.head(bucket, key).await,
             Self::Folder(folder) => folder.head(bucket, key).await,
         }
@@ -224,6 +229,7 @@ impl Storage {
         limit: u64,
     ) -> Result<(Head, Bytes), StorageError> {
         match self {
+            Self::Own(own) => own.read(wanted, limit).await,
             Self::S3(s3) => s3.read(wanted, limit).await,
             Self::Folder(folder) => folder.read(wanted, limit).await,
         }
@@ -240,6 +246,7 @@ impl Storage {
         to: &Path,
     ) -> Result<Head, StorageError> {
         match self {
+            Self::Own(own) => own.download(wanted, limit, to).await,
             Self::S3(s3) => s3.download(wanted, limit, to).await,
             Self::Folder(folder) => folder.download(wanted, limit, to).await,
         }
@@ -251,6 +258,7 @@ impl Storage {
     /// Where it can't; it may be there all the same where the answer was lost.
     pub(crate) async fn write(&self, new: NewObject<'_>) -> Result<(), StorageError> {
         match self {
+            Self::Own(own) => own.write(new).await,
             Self::S3(s3) => s3.write(new).await,
             Self::Folder(folder) => folder.write(new).await,
         }
@@ -266,9 +274,11 @@ impl Storage {
             let mut metadata = new.metadata.iter();
             metadata.all(|(name, value)| head.metadata.get(*name).is_some_and(|had| had == value))
         });
-        match is_there {
-            true => Ok(()),
-            false => self.write(new).await,
+        match self {
+            _ if !is_there => self.write(new).await,
+            // Whoever wrote it may have been ended before it told of it.
+            Self::Own(own) => own.tell_again(new.bucket, new.key).await,
+            Self::S3(_) | Self::Folder(_) => Ok(()),
         }
     }
 
@@ -283,6 +293,7 @@ impl Storage {
         after: Option<&str>,
     ) -> Result<Page, StorageError> {
         match self {
+            Self::Own(own) => own.list(bucket, prefix, after).await,
             Self::S3(s3) => s3.list(bucket, prefix, after).await,
             Self::Folder(folder) => folder.list(bucket, prefix, after).await,
         }
@@ -294,6 +305,7 @@ impl Storage {
     /// Where they can't be made.
     pub(crate) async fn prepare(&self, bucket: &str, folder: &str) -> Result<(), StorageError> {
         match self {
+            Self::Own(own) => own.prepare(bucket, folder).await,
             Self::S3(s3) => s3.prepare(bucket, folder).await,
             Self::Folder(root) => root.prepare(bucket, folder).await,
         }
@@ -309,6 +321,8 @@ impl Storage {
         folder: &str,
     ) -> Result<Announcing, StorageError> {
         match self {
+            // It tells of each object itself.
+            Self::Own(_) => Ok(Announcing::Yes),
             Self::S3(s3) => s3.announce(bucket, folder).await,
             Self::Folder(_) => Ok(Announcing::No("a folder announces nothing".to_owned())),
         }
@@ -321,7 +335,7 @@ impl Storage {
     pub(crate) async fn forget(&self, bucket: &str, folder: &str) -> Result<(), StorageError> {
         match self {
             Self::S3(s3) => s3.forget(bucket, folder).await,
-            Self::Folder(_) => Ok(()),
+            Self::Own(_) | Self::Folder(_) => Ok(()),
         }
     }
 
@@ -331,6 +345,7 @@ impl Storage {
     /// Where it can't.
     pub(crate) async fn release(&self, bucket: &str, folder: &str) -> Result<(), StorageError> {
         match self {
+            Self::Own(own) => own.release(bucket, folder).await,
             Self::S3(s3) => s3.release(bucket, folder).await,
             Self::Folder(root) => root.release(bucket, folder).await,
         }

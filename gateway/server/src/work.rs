@@ -1,14 +1,22 @@
-//! What a job does: a service's model or script on what its event is about.
+//! What a job does: a service's model or script on what its event is about, and the results to where
+//! the service's outputs say.
+
+mod output;
+mod stage;
 
 use std::sync::Arc;
 
 use bytes::Bytes;
+use gateway_script::{Event, Input};
 use http::StatusCode;
 use time::OffsetDateTime;
+use workers_protocol::DrawFormat;
 
-use crate::oscar::{Backend, Service, script};
+use crate::oscar::{Backend, ModelService, Service, script};
 use crate::rest::{ApiError, Front, bulk};
-use crate::storage::Head;
+use crate::storage::{Head, StorageError, Trouble};
+pub(crate) use output::{Kept, NewResult, keep};
+pub(crate) use stage::{Fetched, Source, Unfetched};
 
 /// A job, as the ledger hands it out.
 #[derive(Clone, Debug)]
@@ -68,23 +76,84 @@ pub(crate) async fn perform(front: &Arc<Front>, service: &Arc<Service>, job: &Jo
         attempt = job.attempt,
         "a job begins"
     );
-    let body = job.event.clone();
-    match &service.backend {
-        Backend::Model(model) => match bulk(front, service, model, body).await {
-            Ok(log) => Verdict::Succeeded { log },
-            // The scheduler has tried it again already, alone.
-            Err(error) => Verdict::of_error(&error, false),
-        },
-        Backend::Script(script) => match script::perform_job(front, service, script, &body).await {
-            Ok(Ok(log)) => Verdict::Succeeded { log },
-            Ok(Err(log)) => Verdict::Failed {
-                log,
-                may_retry: false,
-            },
-            // What it has done already, nobody knows.
-            Err(error) => Verdict::of_error(&error, false),
-        },
+    let done = match &service.backend {
+        Backend::Model(model) => with_model(front, service, model, job).await,
+        Backend::Script(script) => script::perform_job(front, service, script, job).await,
+    };
+    match done {
+        Ok(log) => Verdict::Succeeded { log },
+        Err(verdict) => verdict,
     }
+}
+
+/// Has a model look at a picture, and keeps what it finds. The log of what was posted is what was
+/// found, and that of an object where it is.
+async fn with_model(
+    front: &Arc<Front>,
+    service: &Arc<Service>,
+    model: &ModelService,
+    job: &Job,
+) -> Result<String, Verdict> {
+    let definition = &service.definition;
+    // What is no JSON is no event.
+    let is_json = job.event.trim_ascii_start().starts_with(b"{");
+    let event = is_json.then(|| Event::parse(&job.event, &[]));
+    let source = match (&job.object, &event) {
+        (Some(object), _) => Some(Source::of_job(definition, object)?),
+        // As OSCAR's own webhooks announce objects.
+        (
+            None,
+            Some(Event {
+                input: Input::Object(object),
+                ..
+            }),
+        ) => Source::posted(definition, object)?,
+        (None, _) => None,
+    };
+    let (name, fetched) = match source {
+        Some(source) => (source.name, source.fetch(front, definition).await?),
+        None => {
+            let mut reservation = front.budget.reservation();
+            let grown = reservation.grow(job.event.len() as u64);
+            grown.map_err(|error| Verdict::of_error(&error.into(), false))?;
+            let bytes = job.event.clone();
+            (job.name.as_str(), Fetched { bytes, reservation })
+        }
+    };
+    let drawing = model.options.draw.map(|format| match format {
+        DrawFormat::Jpeg => (format!("{name}.jpg"), "image/jpeg"),
+        DrawFormat::Png => (format!("{name}.png"), "image/png"),
+    });
+    let drawing = drawing.filter(|(name, _)| output::is_wanted(definition, name));
+    let Fetched { bytes, reservation } = fetched;
+    let found = bulk(
+        front,
+        service,
+        model,
+        (bytes, reservation),
+        drawing.is_some(),
+    )
+    .await;
+    // The scheduler has tried it again already, alone.
+    let found = found.map_err(|error| Verdict::of_error(&error, false))?;
+    let json = found.json.clone();
+    let mut results = vec![NewResult {
+        name: format!("{name}.json"),
+        media: "application/json",
+        content: found.json,
+    }];
+    if let (Some((name, media)), Some(content)) = (drawing, found.drawing) {
+        results.push(NewResult {
+            name,
+            media,
+            content,
+        });
+    }
+    let kept = keep(front, definition, &job.name, &results).await?;
+    if source.is_none() || kept.is_empty() {
+        return Ok(String::from_utf8_lossy(&json).into_owned());
+    }
+    Ok(kept.iter().map(|kept| format!("{kept}\n")).collect())
 }
 
 // === impl Identity ===
@@ -110,6 +179,11 @@ impl Identity {
         }
     }
 
+    /// Returns the version, if it is told by one.
+    pub(crate) fn version(&self) -> Option<&str> {
+        self.0.strip_prefix("version ")
+    }
+
     pub(crate) fn as_str(&self) -> &str {
         &self.0
     }
@@ -125,7 +199,7 @@ impl From<String> for Identity {
 // === impl Verdict ===
 
 impl Verdict {
-    fn of_error(error: &ApiError, may_retry: bool) -> Self {
+    pub(crate) fn of_error(error: &ApiError, may_retry: bool) -> Self {
         let sentence = error.message().to_owned();
         match error.status() {
             StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE => {
@@ -135,6 +209,27 @@ impl Verdict {
                 log: sentence,
                 may_retry,
             },
+        }
+    }
+}
+
+impl From<StorageError> for Verdict {
+    fn from(error: StorageError) -> Self {
+        match error.kind {
+            Trouble::Away => Self::Postponed { why: error.message },
+            kind => Self::Failed {
+                may_retry: kind == Trouble::Passing,
+                log: error.message,
+            },
+        }
+    }
+}
+
+impl From<Unfetched> for Verdict {
+    fn from(error: Unfetched) -> Self {
+        match error {
+            Unfetched::NoRoom(error) => Self::Postponed { why: error.message },
+            Unfetched::Storage(error) => error.into(),
         }
     }
 }

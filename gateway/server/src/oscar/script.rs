@@ -12,7 +12,7 @@ use bytes::Bytes;
 use gateway_oscar::Service as Definition;
 use gateway_script::environment::variables;
 use gateway_script::{
-    Answer, Breach, Call as Run, End, Event, Failure, Filter, Input, Limits, Output,
+    Answer, Breach, Call as Run, End, Event, Failure, Input, Limits, Object, Output,
 };
 use http::{HeaderMap, HeaderValue, StatusCode, header};
 use workers_protocol::{Code, InferError};
@@ -22,6 +22,8 @@ use super::service::Service;
 use super::usage::Call;
 use crate::entry::Deadline;
 use crate::rest::{ApiError, Front, for_bytes, refuse, timeout_ms};
+use crate::storage::StorageError;
+use crate::work::{Fetched, Job, Kept, NewResult, Source, Unfetched, Verdict, keep};
 
 /// Processes and threads of a script: what Python and ImageMagick start on many cores, and no bomb.
 const PROCESSES: u64 = 256;
@@ -33,6 +35,8 @@ const SCRATCH_ENTRIES: u64 = 10_000;
 const LOG_BYTES: u64 = 8 << 20;
 /// What of it an error repeats, in bytes.
 const SAID: usize = 4 << 10;
+/// Characters of a UUID, in which a job's name ends.
+const UUID: usize = 36;
 /// How long `/run` may take where nothing else is said: OSCAR's own read and write timeouts.
 const RUN_TIMEOUT: Duration = Duration::from_secs(300);
 
@@ -120,7 +124,7 @@ pub(crate) async fn run(
         let message = format!("the script {}", Breach::Time.sentence(&limits));
         InferError::new(Code::DeadlineExceeded, message)
     };
-    let ran = perform(front, service, script, &body, limits);
+    let ran = perform(front, service, script, (&body, None), limits);
     let Ran { output, .. } = match tokio::time::timeout_at(deadline.at.into(), ran).await {
         Ok(ran) => ran?,
         Err(_) => return Err(late().into()),
@@ -142,31 +146,44 @@ pub(crate) async fn run(
     Ok(response)
 }
 
-/// Runs the script for a job, and returns its log: what the script says; an error where it failed.
+/// Runs the script for a job, and returns its log: what the script says.
 ///
 /// # Errors
-/// As of `/run` where it could not be run.
+/// Where it failed, or could not be run.
 pub(crate) async fn perform_job(
     front: &Arc<Front>,
     service: &Arc<Service>,
     script: &ScriptService,
-    event: &Bytes,
-) -> Result<Result<String, String>, ApiError> {
+    job: &Job,
+) -> Result<String, Verdict> {
     let mut reservation = front.budget.reservation();
-    reservation.grow(event.len() as u64)?;
+    let grown = reservation.grow(job.event.len() as u64);
+    grown.map_err(|error| Verdict::of_error(&error.into(), false))?;
     let limits = script.limits(front);
-    let ran = perform(front, service, script, event, limits).await?;
-    Ok(ran.into_log())
+    let ran = perform(front, service, script, (&job.event, Some(job)), limits).await;
+    ran.map_err(Verdict::from)?
+        .into_log()
+        .map_err(|log| Verdict::Failed {
+            log,
+            may_retry: false,
+        })
 }
 
-/// Runs the script on an event.
+/// Why a script was not run, or its results are not kept.
+enum Undone {
+    Refused(ApiError),
+    Storage(StorageError),
+}
+
+/// Runs the script on an event; that of a job may be about an object whose state is known. What it
+/// leaves is kept where the service's outputs say, unless it fails.
 async fn perform(
     front: &Front,
     service: &Service,
     script: &ScriptService,
-    body: &Bytes,
+    (body, job): (&Bytes, Option<&Job>),
     limits: Limits,
-) -> Result<Ran, ApiError> {
+) -> Result<Ran, Undone> {
     let definition = &service.definition;
     let inputs = definition.input.iter();
     let inputs: Vec<_> = inputs
@@ -176,34 +193,43 @@ async fn perform(
     let secrets = definition.environment.secrets.iter();
     let secrets = secrets.map(|(name, value)| (name.clone(), value.reveal().to_owned()));
     let plain = definition.environment.variables.clone();
+    let id = match job {
+        Some(job) => job.name.clone(),
+        None => random::uuid()?,
+    };
+    // The same for each attempt: a job's name ends in it.
+    let uuid = id.get(id.len().saturating_sub(UUID)..).unwrap_or(&id);
     let contract = [
         ("OSCAR_SERVICE_NAME", service.name().to_owned()),
         ("OSCAR_SERVICE_TOKEN", definition.token.reveal().to_owned()),
-        ("JOB_UUID", random::uuid()?),
+        ("JOB_UUID", uuid.to_owned()),
     ];
     let variables = variables(plain.into_iter().chain(secrets), contract, &event, body)
         .map_err(|error| InferError::invalid(error.to_string()))?;
     let mut lines = String::new();
+    // Room for it, until the script has ended.
+    let mut held = None;
     let input = match event.input {
         Input::Bytes(bytes) => {
             let name = format!("event-file-{}", random::uuid()?);
-            line(
-                &mut lines,
-                definition,
-                "INFO",
-                &format!("{} bytes came, as {name}", bytes.len()),
-            );
+            let text = format!("{} bytes came, as {name}", bytes.len());
+            line(&mut lines, definition, "INFO", &text);
             Some((name, bytes.into()))
         }
         // Told by reference only.
         Input::Object(_) if definition.file_stage_in => None,
-        Input::Object(object) => {
-            let message = format!(
-                "the event is about `{}` at a storage provider, and files can't be fetched from there \
-                 yet: with `file_stage_in` the script gets its name alone",
-                object.key.chars().take(200).collect::<String>()
-            );
-            return Err(InferError::new(Code::Unimplemented, message).into());
+        Input::Object(ref object) => {
+            let announced = job.and_then(|job| job.object.as_ref());
+            let source = match announced {
+                Some(announced) => Source::of_job(definition, announced)?,
+                None => Source::posted(definition, object)?.ok_or_else(|| unfetchable(object))?,
+            };
+            let Fetched { bytes, reservation } = source.fetch(front, definition).await?;
+            held = Some(reservation);
+            let (reference, bucket, key) = (source.reference, source.bucket, source.key);
+            let text = format!("{} bytes of {reference} {bucket}/{key} came", bytes.len());
+            line(&mut lines, definition, "INFO", &text);
+            Some((file_name(key)?, bytes))
         }
     };
     let run = Run {
@@ -220,43 +246,71 @@ async fn perform(
         .run(run)
         .await
         .map_err(|error| failure(&error))?;
+    drop(held);
     service.usage.worked(began.elapsed());
     let mut ran = Ran {
         output,
         limits,
         lines,
     };
-    ran.tell_results(definition);
+    ran.keep_results(front, definition, &id).await?;
     Ok(ran)
+}
+
+fn unfetchable(object: &Object) -> InferError {
+    let message = format!(
+        "the event is about `{}` at a storage provider whose files can't be fetched yet: with \
+         `file_stage_in` the script gets its name alone",
+        object.key.chars().take(200).collect::<String>()
+    );
+    InferError::new(Code::Unimplemented, message)
+}
+
+/// Returns what the file of an object is called: as the key ends, where that can be a name.
+fn file_name(key: &str) -> Result<String, InferError> {
+    let name = key.rsplit('/').find(|part| !part.is_empty());
+    let name = name
+        .filter(|name| ![".", ".."].contains(name) && !name.contains('\0') && name.len() <= 255);
+    match name {
+        Some(name) => Ok(name.to_owned()),
+        None => Ok(format!("event-file-{}", random::uuid()?)),
+    }
 }
 
 // === impl Ran ===
 
 impl Ran {
-    /// Says what became of the results.
-    fn tell_results(&mut self, definition: &Definition) {
-        for file in &self.output.files {
-            let (name, bytes) = (&file.name, file.content.len());
-            line(
-                &mut self.lines,
-                definition,
-                "INFO",
-                &format!("result {name}, {bytes} bytes"),
-            );
-            for output in &definition.output {
-                let filter = Filter {
-                    prefix: &output.prefix,
-                    suffix: &output.suffix,
-                };
-                if filter.takes(name) {
-                    let (provider, path) = (&output.provider, output.path.trim_matches([' ', '/']));
-                    let text = format!(
-                        "not kept at {provider} as {path}/{name}: there are no storage providers yet"
-                    );
-                    line(&mut self.lines, definition, "WARNING", &text);
-                }
-            }
+    /// Keeps the results where the service's outputs say, and says so. Those of a script that failed
+    /// are not kept: nothing is to go on from them.
+    async fn keep_results(
+        &mut self,
+        front: &Front,
+        definition: &Definition,
+        job: &str,
+    ) -> Result<(), StorageError> {
+        let files = self.output.files.iter();
+        let results: Vec<_> = files
+            .map(|file| NewResult {
+                name: file.name.clone(),
+                media: "application/octet-stream",
+                content: file.content.clone(),
+            })
+            .collect();
+        for result in &results {
+            let text = format!("result {}, {} bytes", result.name, result.content.len());
+            line(&mut self.lines, definition, "INFO", &text);
         }
+        if !matches!(self.output.end, End::Exited(0)) {
+            return Ok(());
+        }
+        for kept in keep(front, definition, job, &results).await? {
+            let level = match kept {
+                Kept::At(_) => "INFO",
+                Kept::Not { .. } => "WARNING",
+            };
+            line(&mut self.lines, definition, level, &kept.to_string());
+        }
+        Ok(())
     }
 
     /// Returns the log of a job, and whether it succeeded: the supervisor's lines, and what the script
@@ -319,4 +373,52 @@ fn failure(failure: &Failure) -> InferError {
         Failure::Broken(_) => Code::Internal,
     };
     InferError::new(code, failure.to_string())
+}
+
+// === impl Undone ===
+
+impl From<ApiError> for Undone {
+    fn from(error: ApiError) -> Self {
+        Self::Refused(error)
+    }
+}
+
+impl From<InferError> for Undone {
+    fn from(error: InferError) -> Self {
+        Self::Refused(error.into())
+    }
+}
+
+impl From<StorageError> for Undone {
+    fn from(error: StorageError) -> Self {
+        Self::Storage(error)
+    }
+}
+
+impl From<Unfetched> for Undone {
+    fn from(error: Unfetched) -> Self {
+        match error {
+            Unfetched::NoRoom(error) => error.into(),
+            Unfetched::Storage(error) => error.into(),
+        }
+    }
+}
+
+impl From<Undone> for ApiError {
+    fn from(error: Undone) -> Self {
+        match error {
+            Undone::Refused(error) => error,
+            Undone::Storage(error) => InferError::from(error).into(),
+        }
+    }
+}
+
+impl From<Undone> for Verdict {
+    fn from(error: Undone) -> Self {
+        match error {
+            // What it has done already, nobody knows.
+            Undone::Refused(error) => Self::of_error(&error, false),
+            Undone::Storage(error) => error.into(),
+        }
+    }
 }

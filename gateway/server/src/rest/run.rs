@@ -124,7 +124,16 @@ pub(super) async fn run(
     front.run(asked, body, reservation).await
 }
 
-/// Answers a call of a service that nobody waits for: with what is found, as JSON.
+/// What is found in what nobody waits for.
+#[derive(Debug)]
+pub(crate) struct FoundInBulk {
+    pub(crate) json: Bytes,
+    /// The picture with it, where it is wanted.
+    pub(crate) drawing: Option<Bytes>,
+}
+
+/// Answers a call of a service that nobody waits for, with a drawing too where its service has one and
+/// it is wanted.
 ///
 /// # Errors
 /// Those of `/run`.
@@ -132,10 +141,9 @@ pub(crate) async fn bulk(
     front: &Front,
     service: &Arc<Service>,
     model: &ModelService,
-    body: Bytes,
-) -> Result<String, ApiError> {
-    let mut reservation = front.budget.reservation();
-    reservation.grow(body.len() as u64)?;
+    (body, mut reservation): (Bytes, Reservation),
+    is_drawing_wanted: bool,
+) -> Result<FoundInBulk, ApiError> {
     let headers = HeaderMap::new();
     let said = Said {
         query: None,
@@ -143,18 +151,42 @@ pub(crate) async fn bulk(
         trace: None,
     };
     let mut asked = front.asked_of_service(service, model, said)?;
-    asked.options.draw = None;
-    asked.is_base64_wanted = false;
+    asked.options.draw = asked.options.draw.filter(|_| is_drawing_wanted);
     // Everyone goes first, for as long as there is something more urgent.
     asked.terms = front.bulk();
-    let response = front.run(asked, body, reservation).await?;
-    let status = response.status();
-    let answer = axum::body::to_bytes(response.into_body(), usize::MAX).await;
-    let answer = answer.map_err(|error| InferError::internal(error.to_string()))?;
-    let answer = String::from_utf8_lossy(&answer).into_owned();
-    match status.is_success() {
-        true => Ok(answer),
-        false => Err(ApiError::with_status(status, answer)),
+    let Pictures { mut pictures, .. } = pictures(body, &mut reservation).await?;
+    let reservation = Arc::new(reservation);
+    let (revision, terms) = (&asked.revision, asked.terms);
+    if pictures.len() == 1
+        && let Some(picture) = pictures.pop()
+    {
+        let options = &asked.options;
+        let answered = front.answer_picture(revision, picture, options, terms, &reservation);
+        let answered = answered.await?;
+        asked.count(&answered);
+        let drawing = options.draw.map(|format| drawn(&answered, format));
+        return Ok(FoundInBulk {
+            json: Reply::json(StatusCode::OK, &found(revision, &answered)?)?.body,
+            drawing: drawing.transpose()?.map(|reply| reply.body),
+        });
+    }
+    asked.options.draw = None;
+    let options = &asked.options;
+    let answer = |picture| front.answer_picture(revision, picture, options, terms, &reservation);
+    let answers = join_all(pictures.into_iter().map(answer)).await;
+    for answered in answers.iter().flatten() {
+        asked.count(answered);
+    }
+    let reply = several(revision, &answers)?;
+    match reply.status.is_success() {
+        true => Ok(FoundInBulk {
+            json: reply.body,
+            drawing: None,
+        }),
+        false => {
+            let said = String::from_utf8_lossy(&reply.body).into_owned();
+            Err(ApiError::with_status(reply.status, said))
+        }
     }
 }
 
@@ -248,7 +280,13 @@ impl Front {
         for answered in answers.iter().flatten() {
             asked.count(answered);
         }
-        several(revision, &answers)
+        let response = several(revision, &answers)?.response(false);
+        let all = answers.iter().flatten();
+        let slowest = all.max_by_key(|answered| answered.timeline.total);
+        Ok(match slowest {
+            Some(slowest) => with_timing(slowest, response),
+            None => response,
+        })
     }
 }
 
@@ -293,7 +331,7 @@ impl Reply {
 fn several(
     revision: &Revision,
     answers: &[Result<Answered, ApiError>],
-) -> Result<Response, ApiError> {
+) -> Result<Reply, InferError> {
     let results: Vec<_> = answers
         .iter()
         .map(|answered| match answered {
@@ -304,17 +342,12 @@ fn several(
             }),
         })
         .collect::<Result<_, InferError>>()?;
-    let slowest = answers
-        .iter()
-        .flatten()
-        .max_by_key(|answered| answered.timeline.total);
-    match (slowest, answers.first()) {
-        (Some(slowest), _) => {
-            let reply = Reply::json(StatusCode::OK, &results)?;
-            Ok(with_timing(slowest, reply.response(false)))
-        }
-        (None, Some(Err(first))) => Ok(Reply::json(first.status(), &results)?.response(false)),
-        (None, _) => Err(InferError::internal("no picture was answered").into()),
+    let is_any_read = answers.iter().any(Result::is_ok);
+    let first = answers.first().and_then(|answered| answered.as_ref().err());
+    match (is_any_read, first) {
+        (true, _) => Reply::json(StatusCode::OK, &results),
+        (false, Some(first)) => Reply::json(first.status(), &results),
+        (false, None) => Err(InferError::internal("no picture was answered")),
     }
 }
 

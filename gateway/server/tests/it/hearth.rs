@@ -64,6 +64,11 @@ pub(crate) fn skip(reason: &str) {
         std::env::var_os("CI").is_none_or(|ci| ci != "true"),
         "skipped, which must not be with CI=true: {reason}"
     );
+    mention(reason);
+}
+
+/// Says why a test can't run here, where it can't be helped.
+pub(crate) fn mention(reason: &str) {
     let thread = std::thread::current();
     let test = thread.name().unwrap_or("a test");
     // Not by `eprintln`, which the test harness captures and drops when a test passes.

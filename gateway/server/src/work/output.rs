@@ -1,0 +1,105 @@
+//! Results on their way to the outputs of a service.
+
+use std::fmt;
+
+use bytes::Bytes;
+use gateway_oscar::Service as Definition;
+use gateway_script::Filter;
+
+use crate::rest::Front;
+use crate::storage::{Content, NewObject, StorageError};
+
+/// The metadata of an object that says which job made it.
+const PARENT: &str = "hearth-job";
+
+/// A result.
+#[derive(Debug)]
+pub(crate) struct NewResult {
+    /// Relative to the folder of an output.
+    pub(crate) name: String,
+    pub(crate) media: &'static str,
+    pub(crate) content: Bytes,
+}
+
+/// What became of a result at an output: what a log says of it.
+#[derive(Debug)]
+pub(crate) enum Kept {
+    /// It is there.
+    At(String),
+    /// It is not.
+    Not { at: String, why: String },
+}
+
+/// Whether an output takes a result of this name.
+pub(crate) fn is_wanted(definition: &Definition, name: &str) -> bool {
+    let mut outputs = definition.output.iter();
+    outputs.any(|output| {
+        let filter = Filter {
+            prefix: &output.prefix,
+            suffix: &output.suffix,
+        };
+        filter.takes(name)
+    })
+}
+
+/// Puts results where the outputs of a service say, as what this job has made. What is there of the
+/// same job already is not written again, so an attempt after another one changes nothing that
+/// others could have seen.
+///
+/// # Errors
+/// The first failure; what was written before is there.
+pub(crate) async fn keep(
+    front: &Front,
+    definition: &Definition,
+    job: &str,
+    results: &[NewResult],
+) -> Result<Vec<Kept>, StorageError> {
+    let mut kept = Vec::new();
+    for output in &definition.output {
+        let filter = Filter {
+            prefix: &output.prefix,
+            suffix: &output.suffix,
+        };
+        let taken = results.iter().filter(|result| filter.takes(&result.name));
+        let taken: Vec<_> = taken.collect();
+        if taken.is_empty() {
+            continue;
+        }
+        let path = output.bucket_path(&definition.name);
+        let path = path.map_err(|error| StorageError::definite(error.to_string()))?;
+        let reference = output.reference();
+        let storage = front.providers.of(definition, reference)?;
+        for result in taken {
+            let key = match path.folder.as_str() {
+                "" => result.name.clone(),
+                folder => format!("{folder}/{}", result.name),
+            };
+            let at = format!("{reference} {}/{key}", path.bucket);
+            let Some(storage) = &storage else {
+                let provider = reference.provider;
+                let why = format!("storage providers of type `{provider}` can't be used yet");
+                kept.push(Kept::Not { at, why });
+                continue;
+            };
+            let new = NewObject {
+                bucket: &path.bucket,
+                key: &key,
+                content: Content::Bytes(result.content.clone()),
+                media: result.media,
+                metadata: &[(PARENT, job)],
+            };
+            storage.write_once(new).await?;
+            kept.push(Kept::At(at));
+        }
+    }
+    Ok(kept)
+}
+
+impl fmt::Display for Kept {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::At(at) => write!(f, "kept at {at}"),
+            Self::Not { at, why } => write!(f, "not kept at {at}: {why}"),
+        }
+    }
+}
