@@ -17,6 +17,10 @@ const MAX_ENVIRONMENT_BYTES: usize = 512 << 10;
 /// A day, as of every other deadline.
 const MAX_TIMEOUT_MS: u64 = 24 * 60 * 60 * 1000;
 
+/// Frames a second of a video: from three in an hour to what fast cameras take.
+const MIN_FPS: f32 = 0.001;
+const MAX_FPS: f32 = 1000.0;
+
 /// Most replicas that a service may ask for: as manifests of models.
 const MAX_SCALE: i64 = 1024;
 
@@ -365,6 +369,13 @@ impl Service {
         {
             return Err(Invalid::new(format!(
                 "`model.timeout_ms`: expected a whole number from 1 to {MAX_TIMEOUT_MS}, got {ms}"
+            )));
+        }
+        if let Some(fps) = block.video.and_then(|video| video.fps)
+            && !(MIN_FPS..=MAX_FPS).contains(&fps)
+        {
+            return Err(Invalid::new(format!(
+                "`model.video.fps`: expected a number from {MIN_FPS} to {MAX_FPS}, got {fps}"
             )));
         }
         Ok(())

@@ -15,7 +15,7 @@ pub use fdl::Fdl;
 pub use secret::Secret;
 pub use service::{
     Class, Cluster, Draw, Environment, Expose, Federation, Kind, Kserve, KserveInference,
-    KserveLlmInference, Member, Model, Ports, Service, Synchronous, Volume, VolumeStatus,
+    KserveLlmInference, Member, Model, Ports, Service, Synchronous, Video, Volume, VolumeStatus,
 };
 pub use storage::{
     Minio, Onedata, Rucio, S3, StorageIo, StoragePath, StorageProviders, StorageReference, Webdav,

@@ -167,6 +167,21 @@ pub struct Model {
     /// Whether anybody waits for answers.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub class: Option<Class>,
+    /// What holds for videos among the new objects.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub video: Option<Video>,
+}
+
+/// How a model is asked of videos.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Video {
+    /// Frames a second that are looked at; all where there is none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub fps: Option<f32>,
+    /// Whether there is a video with boxes drawn as well.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub draw: bool,
 }
 
 /// Format of a drawn picture.

@@ -159,6 +159,10 @@ fn a_model_block_and_an_image_agree() {
             r#"{"name":"s","model":{"name":"m","timeout_ms":0}}"#,
             "`model.timeout_ms`",
         ),
+        (
+            r#"{"name":"s","model":{"name":"m","video":{"fps":0}}}"#,
+            "`model.video.fps`: expected a number from 0.001 to 1000, got 0",
+        ),
     ] {
         let error = check(json).unwrap_err().to_string();
         assert!(error.starts_with(expected), "{json}: {error}");

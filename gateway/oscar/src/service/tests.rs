@@ -50,6 +50,10 @@ fn what_is_wrong_is_named_and_what_came_is_not_repeated() {
             r#"{"model":{"name":"m","draw":"tiff"}}"#,
             "`model.draw`: unknown variant `tiff`",
         ),
+        (
+            r#"{"model":{"name":"m","video":{"rate":5}}}"#,
+            "`model.video`: unknown field `rate`",
+        ),
         (r#"{"name":1}"#, "`name`: expected a string, got integer"),
         (r#"{"name":"a","NAME":"b"}"#, "duplicate field `name`"),
         ("[]", "invalid type: sequence"),
