@@ -83,6 +83,9 @@ pub(crate) struct ServeOptions {
     pub(crate) scripts: ScriptOptions,
 
     #[command(flatten)]
+    pub(crate) videos: VideoOptions,
+
+    #[command(flatten)]
     pub(crate) storage: StorageOptions,
 
     #[command(flatten)]
@@ -255,6 +258,22 @@ pub(crate) struct ScriptOptions {
     /// How long a script may take whose service does not say, in seconds
     #[arg(long, env = "HEARTH_SCRIPT_TIMEOUT_S", default_value_t = 3600, value_parser = clap::value_parser!(u64).range(1..=86_400), value_name = "S")]
     script_timeout_s: u64,
+}
+
+/// How the videos of services are read.
+#[derive(Args, Clone, Debug)]
+pub(crate) struct VideoOptions {
+    /// The program ffmpeg, 5.1 or newer, which videos need. Default: the one on the PATH
+    #[arg(long, env = "HEARTH_FFMPEG", value_name = "FILE")]
+    pub(crate) ffmpeg: Option<PathBuf>,
+
+    /// Largest video, and most that may come out of one
+    #[arg(long, env = "HEARTH_MAX_VIDEO", default_value = "8GiB", value_parser = parse_bytes, value_name = "BYTES")]
+    pub(crate) max_video: u64,
+
+    /// Videos at a time; more wait for their turn. Default: one for two cores
+    #[arg(long, env = "HEARTH_MAX_VIDEOS", value_parser = clap::value_parser!(u32).range(1..=128), value_name = "N")]
+    max_videos: Option<u32>,
 }
 
 /// Where the objects of services are kept.
@@ -480,6 +499,15 @@ impl StorageOptions {
             self.minio_access_key.as_ref(),
             self.minio_secret_key.as_ref(),
         )
+    }
+}
+
+impl VideoOptions {
+    /// Returns how many are worked on at a time.
+    pub(crate) fn slots(&self) -> usize {
+        let cores = || std::thread::available_parallelism().map_or(1, NonZero::get);
+        let half = || (cores() / 2).clamp(1, 128);
+        self.max_videos.map_or_else(half, |slots| slots as usize)
     }
 }
 

@@ -56,11 +56,12 @@ use crate::shared_memory::SharedMemory;
 use crate::storage::Providers;
 use crate::timeline::{self, Timeline};
 use crate::trace::{Trace, Tracer};
+use crate::work::Videos;
 pub(crate) use body::refuse;
 pub(crate) use error::ApiError;
 use guard::Cors;
 pub(crate) use guard::{AllowedOrigin, Guard};
-pub(crate) use run::bulk;
+pub(crate) use run::{FoundInBulk, bulk};
 
 /// What the routes need.
 #[derive(Debug)]
@@ -78,6 +79,7 @@ pub(crate) struct Front {
     pub(crate) objects: Arc<Objects>,
     pub(crate) jobs: Arc<Ledger>,
     pub(crate) runner: Arc<Runner>,
+    pub(crate) videos: Videos,
     pub(crate) started: OffsetDateTime,
 }
 

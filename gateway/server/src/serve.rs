@@ -32,6 +32,7 @@ use crate::shared_memory::SharedMemory;
 use crate::storage::{Account, Calls, Providers, S3, Storage};
 use crate::tls::Certificate;
 use crate::trace::Tracer;
+use crate::work::Videos;
 use crate::{data, grpc, server};
 
 /// Serves until SIGTERM or SIGINT, then answers what is in flight and ends the workers. A second
@@ -144,6 +145,13 @@ pub(crate) async fn serve(options: ServeOptions) -> anyhow::Result<()> {
     let tokens = Arc::clone(&services) as Arc<dyn Tokens>;
     let events = options.jobs.events_token(&options.data)?;
     let auth = Auth::new(administrator, tokens, events);
+    let videos = Videos::open(
+        &options.data,
+        options.videos.ffmpeg.clone(),
+        options.videos.slots(),
+        options.videos.max_video,
+    )
+    .with_context(|| format!("{} can't take videos", options.data.display()))?;
     let front = Front {
         catalog: Arc::clone(&catalog),
         dispatcher: Arc::clone(&dispatcher),
@@ -165,6 +173,7 @@ pub(crate) async fn serve(options: ServeOptions) -> anyhow::Result<()> {
         objects: Arc::clone(&objects),
         jobs: Arc::clone(&jobs),
         runner: Arc::clone(&runner),
+        videos,
         started: OffsetDateTime::now_utc(),
     };
     let (drain, draining) = watch::channel(false);

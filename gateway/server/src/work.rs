@@ -3,11 +3,13 @@
 
 mod output;
 mod stage;
+mod video;
 
 use std::sync::Arc;
 
 use bytes::Bytes;
 use gateway_script::{Event, Input};
+use gateway_video::Container;
 use http::StatusCode;
 use time::OffsetDateTime;
 use workers_protocol::DrawFormat;
@@ -15,8 +17,9 @@ use workers_protocol::DrawFormat;
 use crate::oscar::{Backend, ModelService, Service, script};
 use crate::rest::{ApiError, Front, bulk};
 use crate::storage::{Head, StorageError, Trouble};
-pub(crate) use output::{Kept, NewResult, keep};
+pub(crate) use output::{Kept, Made, NewResult, keep};
 pub(crate) use stage::{Fetched, Source, Unfetched};
+pub(crate) use video::Videos;
 
 /// A job, as the ledger hands it out.
 #[derive(Clone, Debug)]
@@ -111,7 +114,25 @@ async fn with_model(
         (None, _) => None,
     };
     let (name, fetched) = match source {
-        Some(source) => (source.name, source.fetch(front, definition).await?),
+        Some(source) => {
+            let is_likely = video::is_likely(source.name, source.size);
+            if is_likely
+                && let Some(log) = video::perform(front, service, model, job, source).await?
+            {
+                return Ok(log);
+            }
+            let fetched = source.fetch(front, definition).await?;
+            // Whatever it is called. What was read is not kept while it waits.
+            if !is_likely && Container::sniff(&fetched.bytes).is_some() {
+                drop(fetched);
+                let log = video::perform(front, service, model, job, source).await?;
+                return log.ok_or_else(|| Verdict::Failed {
+                    log: format!("`{}` changed while it was read", source.key),
+                    may_retry: true,
+                });
+            }
+            (source.name, fetched)
+        }
         None => {
             let mut reservation = front.budget.reservation();
             let grown = reservation.grow(job.event.len() as u64);
@@ -140,13 +161,13 @@ async fn with_model(
     let mut results = vec![NewResult {
         name: format!("{name}.json"),
         media: "application/json",
-        content: found.json,
+        content: Made::Bytes(found.json),
     }];
     if let (Some((name, media)), Some(content)) = (drawing, found.drawing) {
         results.push(NewResult {
             name,
             media,
-            content,
+            content: Made::Bytes(content),
         });
     }
     let kept = keep(front, definition, &job.name, &results).await?;
@@ -154,6 +175,19 @@ async fn with_model(
         return Ok(String::from_utf8_lossy(&json).into_owned());
     }
     Ok(kept.iter().map(|kept| format!("{kept}\n")).collect())
+}
+
+// === impl ObjectRef ===
+
+impl ObjectRef {
+    /// Returns how many bytes of it are in memory while it is worked on: of a video none, since it is
+    /// worked on from the disk.
+    pub(crate) fn bytes_in_memory(&self) -> u64 {
+        match video::is_likely(&self.key, self.size) {
+            true => 0,
+            false => self.size,
+        }
+    }
 }
 
 // === impl Identity ===
@@ -209,6 +243,18 @@ impl Verdict {
                 log: sentence,
                 may_retry,
             },
+        }
+    }
+
+    /// Says more of why.
+    fn because(self, say: impl FnOnce(String) -> String) -> Self {
+        match self {
+            Self::Succeeded { log } => Self::Succeeded { log },
+            Self::Failed { log, may_retry } => Self::Failed {
+                log: say(log),
+                may_retry,
+            },
+            Self::Postponed { why } => Self::Postponed { why: say(why) },
         }
     }
 }

@@ -23,7 +23,7 @@ use super::usage::Call;
 use crate::entry::Deadline;
 use crate::rest::{ApiError, Front, for_bytes, refuse, timeout_ms};
 use crate::storage::StorageError;
-use crate::work::{Fetched, Job, Kept, NewResult, Source, Unfetched, Verdict, keep};
+use crate::work::{Fetched, Job, Kept, Made, NewResult, Source, Unfetched, Verdict, keep};
 
 /// Processes and threads of a script: what Python and ImageMagick start on many cores, and no bomb.
 const PROCESSES: u64 = 256;
@@ -293,11 +293,11 @@ impl Ran {
             .map(|file| NewResult {
                 name: file.name.clone(),
                 media: "application/octet-stream",
-                content: file.content.clone(),
+                content: Made::Bytes(file.content.clone()),
             })
             .collect();
-        for result in &results {
-            let text = format!("result {}, {} bytes", result.name, result.content.len());
+        for file in &self.output.files {
+            let text = format!("result {}, {} bytes", file.name, file.content.len());
             line(&mut self.lines, definition, "INFO", &text);
         }
         if !matches!(self.output.end, End::Exited(0)) {

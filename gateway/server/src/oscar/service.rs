@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use gateway_oscar::{Draw, Kind, Secret, Service as Definition, TIMEOUT};
+use gateway_oscar::{Draw, Kind, Secret, Service as Definition, StorageIo, TIMEOUT, Video};
 use gateway_scheduler::Class;
 use model_store::{ModelName, ModelReference};
 use time::OffsetDateTime;
@@ -41,6 +41,7 @@ pub(crate) struct ModelService {
     pub(crate) options: PictureOptions,
     pub(crate) timeout: Option<Duration>,
     pub(crate) class: Option<Class>,
+    pub(crate) video: Video,
 }
 
 // === impl Backend ===
@@ -83,6 +84,7 @@ impl Backend {
                 gateway_oscar::Class::Interactive => Class::Interactive,
                 gateway_oscar::Class::Bulk => Class::Bulk,
             }),
+            video: block.video.unwrap_or_default(),
         }))
     }
 }

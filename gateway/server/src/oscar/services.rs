@@ -37,8 +37,10 @@ pub(super) async fn create(
 ) -> Result<Response, Text> {
     let definition = read(&front, &headers, body).await?;
     let scripts = scripts(&front, &definition).await;
+    let unread = front.videos.check(&definition)?;
     let made = to_its_end(create_with_places(Arc::clone(&front), definition, scripts)).await?;
-    let (service, warnings) = made;
+    let (service, mut warnings) = made;
+    warnings.extend(unread.map(|missing| missing.to_string()));
     tracing::info!(service = service.name(), "service created");
     Ok(changed(&front, StatusCode::CREATED, &service, warnings))
 }
@@ -50,8 +52,10 @@ pub(super) async fn update(
 ) -> Result<Response, Text> {
     let definition = read(&front, &headers, body).await?;
     let scripts = scripts(&front, &definition).await;
+    let unread = front.videos.check(&definition)?;
     let made = to_its_end(update_with_places(Arc::clone(&front), definition, scripts)).await?;
-    let (service, warnings) = made;
+    let (service, mut warnings) = made;
+    warnings.extend(unread.map(|missing| missing.to_string()));
     tracing::info!(service = service.name(), "service changed");
     Ok(changed(&front, StatusCode::NO_CONTENT, &service, warnings))
 }

@@ -1,13 +1,16 @@
 //! Results on their way to the outputs of a service.
 
 use std::fmt;
+use std::fs::File;
+use std::io;
+use std::path::PathBuf;
 
 use bytes::Bytes;
 use gateway_oscar::Service as Definition;
 use gateway_script::Filter;
 
 use crate::rest::Front;
-use crate::storage::{Content, NewObject, StorageError};
+use crate::storage::{Content, NewObject, StorageError, Trouble};
 
 /// The metadata of an object that says which job made it.
 const PARENT: &str = "hearth-job";
@@ -18,7 +21,15 @@ pub(crate) struct NewResult {
     /// Relative to the folder of an output.
     pub(crate) name: String,
     pub(crate) media: &'static str,
-    pub(crate) content: Bytes,
+    pub(crate) content: Made,
+}
+
+/// What a result holds.
+#[derive(Debug)]
+pub(crate) enum Made {
+    Bytes(Bytes),
+    /// A file that stays until the results are kept.
+    File(PathBuf),
 }
 
 /// What became of a result at an output: what a log says of it.
@@ -84,7 +95,9 @@ pub(crate) async fn keep(
             let new = NewObject {
                 bucket: &path.bucket,
                 key: &key,
-                content: Content::Bytes(result.content.clone()),
+                content: result.content.again().map_err(|error| {
+                    StorageError::new(Trouble::Passing, format!("a result is lost: {error}"))
+                })?,
                 media: result.media,
                 metadata: &[(PARENT, job)],
             };
@@ -93,6 +106,16 @@ pub(crate) async fn keep(
         }
     }
     Ok(kept)
+}
+
+impl Made {
+    /// Returns it for one more output.
+    fn again(&self) -> io::Result<Content> {
+        Ok(match self {
+            Self::Bytes(bytes) => Content::Bytes(bytes.clone()),
+            Self::File(path) => Content::File(File::open(path)?),
+        })
+    }
 }
 
 impl fmt::Display for Kept {

@@ -1,5 +1,7 @@
 //! Objects on their way to a service: only those in its own inputs, and only as they were announced.
 
+use std::path::Path;
+
 use bytes::Bytes;
 use gateway_oscar::{Service as Definition, StorageIo, StorageReference};
 use gateway_script::{Object, Source as EventSource};
@@ -8,7 +10,7 @@ use workers_protocol::InferError;
 use super::{Identity, ObjectRef};
 use crate::budget::Reservation;
 use crate::rest::Front;
-use crate::storage::{StorageError, Wanted};
+use crate::storage::{Head, Storage, StorageError, Wanted};
 
 /// An object that a service is to work on.
 #[derive(Clone, Copy, Debug)]
@@ -113,6 +115,22 @@ impl<'a> Source<'a> {
         Self::find(definition, is_meant, &object.bucket, &object.key).map(Some)
     }
 
+    /// Writes it to a file that is made for it, of at most so many bytes.
+    ///
+    /// # Errors
+    /// As [`Source::fetch`]; then the file may be there in part.
+    pub(crate) async fn download(
+        self,
+        front: &Front,
+        definition: &Definition,
+        limit: u64,
+        to: &Path,
+    ) -> Result<(), StorageError> {
+        let storage = self.storage(front, definition)?;
+        let head = storage.download(self.wanted(), limit, to).await?;
+        self.check(&head)
+    }
+
     /// Reads it into memory.
     ///
     /// # Errors
@@ -122,33 +140,44 @@ impl<'a> Source<'a> {
         front: &Front,
         definition: &Definition,
     ) -> Result<Fetched, Unfetched> {
-        let storage = front.providers.of(definition, self.reference)?;
-        let storage = storage.ok_or_else(|| {
-            StorageError::definite(format!("{} can't be used yet", self.reference))
-        })?;
+        let storage = self.storage(front, definition)?;
         let limit = front.limits.max_body;
         let mut reservation = front.budget.reservation();
         let expected = self.size.min(limit);
         reservation.grow(expected).map_err(Unfetched::NoRoom)?;
-        let wanted = Wanted {
-            bucket: self.bucket.to_owned(),
-            key: self.key.to_owned(),
-            version: self.identity.and_then(Identity::version).map(str::to_owned),
-        };
-        let (head, bytes) = storage.read(wanted, limit).await?;
-        if let Some(announced) = self.identity
-            && *announced != Identity::of(&head)
-        {
-            return Err(StorageError::definite(format!(
-                "`{}` changed since it was announced: what is there now is another job's",
-                self.key
-            ))
-            .into());
-        }
+        let (head, bytes) = storage.read(self.wanted(), limit).await?;
+        self.check(&head)?;
         // Whoever announced it may not have known how large it is.
         let missing = head.size.saturating_sub(expected);
         reservation.grow(missing).map_err(Unfetched::NoRoom)?;
         Ok(Fetched { bytes, reservation })
+    }
+
+    fn storage(self, front: &Front, definition: &Definition) -> Result<Storage, StorageError> {
+        let storage = front.providers.of(definition, self.reference)?;
+        storage
+            .ok_or_else(|| StorageError::definite(format!("{} can't be used yet", self.reference)))
+    }
+
+    fn wanted(self) -> Wanted {
+        Wanted {
+            bucket: self.bucket.to_owned(),
+            key: self.key.to_owned(),
+            version: self.identity.and_then(Identity::version).map(str::to_owned),
+        }
+    }
+
+    /// Checks that what was read is what was announced.
+    fn check(self, head: &Head) -> Result<(), StorageError> {
+        match self.identity {
+            Some(announced) if *announced != Identity::of(head) => {
+                Err(StorageError::definite(format!(
+                    "`{}` changed since it was announced: what is there now is another job's",
+                    self.key
+                )))
+            }
+            _ => Ok(()),
+        }
     }
 }
 

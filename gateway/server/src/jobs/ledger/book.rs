@@ -786,7 +786,8 @@ fn handed(row: &Row<'_>) -> Result<(Handed, oneshot::Sender<()>)> {
         attempt: row.get(8)?,
     };
     let (sender, deleted) = oneshot::channel();
-    let bytes = size.saturating_add(job.event.len() as u64);
+    let of_object = job.object.as_ref().map_or(0, ObjectRef::bytes_in_memory);
+    let bytes = of_object.saturating_add(job.event.len() as u64);
     let handed = Handed {
         job,
         bytes,
