@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use gateway_oscar::{Draw, Kind, Secret, Service as Definition, StorageIo, TIMEOUT, Video};
+use gateway_oscar::{Draw, Kind, Secret, Service as Definition, TIMEOUT, Video};
 use gateway_scheduler::Class;
 use model_store::{ModelName, ModelReference};
 use time::OffsetDateTime;
