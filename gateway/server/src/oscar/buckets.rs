@@ -349,6 +349,7 @@ fn of_limit(limit: &str) -> Result<usize, InferError> {
     limit.ok_or_else(|| InferError::invalid(format!("`limit`: expected 1 to {PAGE}")))
 }
 
+#[expect(clippy::needless_pass_by_value, reason = "as `map_err` has it")]
 fn failure(error: Error) -> InferError {
     let code = match &error {
         Error::NoSuchBucket(_) | Error::NoSuchKey { .. } => Code::NotFound,
