@@ -8,14 +8,14 @@ mod ledger;
 mod listing;
 mod pump;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::sync::Arc;
 use std::time::Duration;
 
 use workers_protocol::InferError;
 
-use crate::oscar::random;
+use crate::oscar::{Services, random};
 use crate::rest::Front;
 pub(crate) use ledger::{Count, Ledger, NewJob, Selection, Status, Which};
 pub(crate) use listing::Listing;
@@ -42,16 +42,24 @@ impl Front {
         &self,
         jobs: Vec<NewJob>,
     ) -> Result<Vec<Option<String>>, InferError> {
-        let services: Vec<_> = jobs.iter().map(|job| job.service.clone()).collect();
-        let names = self.jobs.announce(jobs).await?;
-        // Those of a service that was deleted meanwhile may have come after its others were forgotten.
-        for service in services {
-            if self.services.get(&service).is_none() {
-                self.jobs.forget(&service).await?;
-            }
-        }
-        Ok(names)
+        announce(&self.services, &self.jobs, jobs).await
     }
+}
+
+async fn announce(
+    services: &Services,
+    ledger: &Ledger,
+    jobs: Vec<NewJob>,
+) -> Result<Vec<Option<String>>, InferError> {
+    let of: BTreeSet<_> = jobs.iter().map(|job| job.service.clone()).collect();
+    let names = ledger.announce(jobs).await?;
+    // Those of a service that was deleted meanwhile may have come after its others were forgotten.
+    for service in of {
+        if services.get(&service).is_none() {
+            ledger.forget(&service).await?;
+        }
+    }
+    Ok(names)
 }
 
 /// Returns what is counted of jobs, as Prometheus reads it.

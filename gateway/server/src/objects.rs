@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use gateway_objects::{Counts, Keys, Object, Service, Store, Watcher};
+use gateway_objects::{Counts, Keys, Service, Store, Watcher};
 use gateway_oscar::Minio;
 use http::uri::Authority;
 use http::{HeaderMap, header};
@@ -119,8 +119,8 @@ impl Objects {
         }
     }
 
-    /// Returns what speaks S3, if these are our own.
-    pub(crate) fn service(&self) -> Option<Service> {
+    /// Returns what speaks S3, and tells somebody of what comes, if these are our own.
+    pub(crate) fn service(&self, watcher: Arc<dyn Watcher>) -> Option<Service> {
         let Self::Own {
             store,
             keys,
@@ -134,7 +134,7 @@ impl Objects {
             Arc::clone(store),
             keys.clone(),
             region.clone(),
-            Arc::new(Nobody),
+            watcher,
         ))
     }
 
@@ -152,17 +152,6 @@ impl Objects {
             }
             tokio::time::sleep(SWEEP_INTERVAL).await;
         }
-    }
-}
-
-/// Hears of objects, and does nothing.
-#[derive(Debug)]
-struct Nobody;
-
-#[async_trait::async_trait]
-impl Watcher for Nobody {
-    async fn created(&self, _: &Object) -> Result<(), String> {
-        Ok(())
     }
 }
 

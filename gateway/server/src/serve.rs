@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
+use gateway_objects::Watcher;
 use gateway_scheduler::RevisionLimits;
 use gateway_script::{Runner, RunnerOptions};
 use time::OffsetDateTime;
@@ -19,6 +20,7 @@ use crate::budget::Budget;
 use crate::catalog::Catalog;
 use crate::config::{SUPERVISE, ServeOptions};
 use crate::dispatcher::Dispatcher;
+use crate::jobs::events::Announcer;
 use crate::jobs::{Ledger, Listing, Pump, sweep};
 use crate::launcher::Pool;
 use crate::measurements::Measurements;
@@ -29,7 +31,7 @@ use crate::replica::ProcessLauncher;
 use crate::rest::{self, Front, Guard, Limits};
 use crate::server::Protocol;
 use crate::shared_memory::SharedMemory;
-use crate::storage::{Account, Calls, Providers, S3, Storage};
+use crate::storage::{Account, Calls, Own, Providers, S3, Storage};
 use crate::tls::Certificate;
 use crate::trace::Tracer;
 use crate::work::Videos;
@@ -94,8 +96,12 @@ pub(crate) async fn serve(options: ServeOptions) -> anyhow::Result<()> {
         .map(TcpListener::local_addr)
         .transpose()?;
     let objects = Arc::new(objects(&options, s3_address)?);
-    let providers = Arc::new(providers(&options)?);
     let jobs = Ledger::open(&options.data)?;
+    let watcher: Arc<dyn Watcher> = Arc::new(Announcer {
+        services: Arc::clone(&services),
+        jobs: Arc::clone(&jobs),
+    });
+    let providers = Arc::new(providers(&options, &objects, &watcher)?);
     let runner = Runner::open(RunnerOptions {
         argument: SUPERVISE,
         is_host_allowed: options.scripts.allow_host_scripts,
@@ -203,7 +209,7 @@ pub(crate) async fn serve(options: ServeOptions) -> anyhow::Result<()> {
             draining.clone(),
         ));
     }
-    if let (Some(listener), Some(service)) = (s3_listener, objects.service()) {
+    if let (Some(listener), Some(service)) = (s3_listener, objects.service(watcher)) {
         let scheme = if s3_tls.is_some() { "https" } else { "http" };
         tracing::info!("S3 on {scheme}://{}", listener.local_addr()?);
         serving.spawn(server::serve(
@@ -275,17 +281,26 @@ pub(crate) async fn serve(options: ServeOptions) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Returns the storage providers that the operator names.
-fn providers(options: &ServeOptions) -> anyhow::Result<Providers> {
+/// Returns the storage providers that the operator names; `minio.default` is where the objects are.
+fn providers(
+    options: &ServeOptions,
+    objects: &Objects,
+    watcher: &Arc<dyn Watcher>,
+) -> anyhow::Result<Providers> {
     let calls = Calls::new();
-    let account = options.storage.minio();
-    let account = account.map(|minio| Account::minio(&minio)).transpose();
-    let minio = account.context("MINIO_ENDPOINT")?.map(|account| {
-        let s3 = S3::new("minio.default".to_owned(), account.own(), calls.clone());
-        Storage::S3(Arc::new(s3))
-    });
+    let default = match objects {
+        Objects::Own { store, .. } => Storage::Own(Own {
+            store: Arc::clone(store),
+            watcher: Arc::clone(watcher),
+        }),
+        Objects::External(minio) => {
+            let account = Account::minio(minio).context("MINIO_ENDPOINT")?;
+            let s3 = S3::new("minio.default".to_owned(), account.own(), calls.clone());
+            Storage::S3(Arc::new(s3))
+        }
+    };
     let folders = options.storage.folders.clone();
-    Ok(Providers::new(minio, folders, calls))
+    Ok(Providers::new(Some(default), folders, calls))
 }
 
 /// Opens the store in the data folder, or says where another one is.

@@ -1,13 +1,14 @@
 //! Storage events: which objects they are about, and whose jobs those become.
 //!
-//! Events come from our own S3 endpoint, from MinIO's webhook, from jobs that wrote something, and from
-//! the periodic listing. Each is written in MinIO's form, which is what scripts read.
+//! Events come from our own store, from MinIO's webhook, and from the periodic listing. Each is written
+//! in MinIO's form, which is what scripts read.
 
 use std::sync::Arc;
 
 use axum::body::Body;
 use axum::extract::State;
 use bytes::Bytes;
+use gateway_objects::Watcher;
 use gateway_oscar::StorageReference;
 use http::{HeaderMap, StatusCode};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
@@ -17,8 +18,8 @@ use serde_json::value::RawValue;
 use time::format_description::well_known::Rfc3339;
 use workers_protocol::InferError;
 
-use super::{NewJob, made_up_name};
-use crate::oscar::Service;
+use super::{Ledger, NewJob, announce, made_up_name};
+use crate::oscar::{Service, Services};
 use crate::rest::{ApiError, Front};
 use crate::storage::Head;
 use crate::work::{Identity, ObjectRef};
@@ -217,35 +218,31 @@ impl Front {
         };
         services.iter().map(job).collect()
     }
+}
 
-    /// Hears of an object that was written for a service, and makes it the jobs of those that it is an
-    /// event of. Wherever else that is announced, there is one of each.
-    ///
-    /// # Errors
-    /// `Unavailable` where that can't be now.
-    pub(crate) async fn written(
-        &self,
-        by: &Service,
-        provider: &str,
-        bucket: &str,
-        key: &str,
-    ) -> Result<(), InferError> {
-        let services = self.services.called_by(provider, bucket, key);
-        if services.is_empty() {
+/// Hears of objects that come to our own store, by whichever way.
+#[derive(Debug)]
+pub(crate) struct Announcer {
+    pub(crate) services: Arc<Services>,
+    pub(crate) jobs: Arc<Ledger>,
+}
+
+#[async_trait::async_trait]
+impl Watcher for Announcer {
+    async fn created(&self, object: &gateway_objects::Object) -> Result<(), String> {
+        let services = self.services.called_by(OWN, &object.bucket, &object.key);
+        if services.is_empty() || is_marker(&object.key, object.size) {
             return Ok(());
         }
-        let reference = StorageReference::parse(provider);
-        let Some(storage) = self.providers.of(&by.definition, reference)? else {
-            return Ok(());
-        };
-        let Some(head) = storage.head(bucket, key).await? else {
-            return Ok(());
-        };
+        let head = Head::from(object.clone());
         let jobs = services
             .iter()
-            .map(|service| NewJob::of(service.name(), provider, bucket, &head));
-        let jobs = jobs.collect::<Result<_, _>>()?;
-        self.announce(jobs).await.map(drop)
+            .map(|service| NewJob::of(service.name(), OWN, &object.bucket, &head));
+        let announced = match jobs.collect() {
+            Ok(jobs) => announce(&self.services, &self.jobs, jobs).await.map(drop),
+            Err(error) => Err(error),
+        };
+        announced.map_err(|error| error.to_string())
     }
 }
 

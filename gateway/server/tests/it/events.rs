@@ -13,7 +13,9 @@ use rustix::process::Signal;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use crate::hearth::{Hearth, command, eventually, finish, kill};
+use crate::bucket::Bucket;
+use crate::hearth::{Hearth, Store, command, eventually, finish, kill};
+use crate::objects::provider;
 use crate::pictures::{RED, picture_models, png};
 
 const PASSWORD: [(&str, &str); 2] = [("OSCAR_USERNAME", "oscar"), ("OSCAR_PASSWORD", "secret")];
@@ -378,4 +380,105 @@ fn a_service_that_would_call_itself_for_ever_is_refused() {
         "b/z"
     );
     assert_eq!(send("POST", &chained("three", "b/z", "b/end")).0, 201);
+}
+
+/// Returns the bucket of this name at the store that a gateway has itself.
+fn own_bucket(hearth: &Hearth, name: &str) -> Bucket {
+    let (endpoint, access_key, secret_key) = provider(hearth);
+    Bucket::new(&endpoint, name, [&access_key, &secret_key])
+}
+
+/// A service that reads `photos/in`, and writes what it finds to `results/out`.
+fn finder() -> Vec<u8> {
+    json!({
+        "name": "one", "image": "model:mean",
+        "input": [{"storage_provider": "minio", "path": "photos/in"}],
+        "output": [{"storage_provider": "minio", "path": "results/out"}],
+    })
+    .to_string()
+    .into_bytes()
+}
+
+#[test]
+fn an_object_that_comes_to_the_own_store_is_a_job_before_its_client_hears_of_it() {
+    let data = Arc::new(TempDir::new().unwrap());
+    let mut hearth = start(&data, &[], &[]);
+    assert_eq!(hearth.post("/system/services", &finder()).status, 201);
+    let photos = own_bucket(&hearth, "photos");
+    for n in 1..=3 {
+        photos.put(&format!("in/{n}.png"), &png(RED));
+        assert_eq!(hearth.jobs("one").len(), n);
+    }
+    photos.put("elsewhere/4.png", &png(RED));
+    photos.put("in/folder/", b"");
+    kill(hearth.pid(), Signal::KILL);
+    hearth.wait();
+    let hearth = start(&data, &["--listing-interval-s", "1"], &[]);
+    let jobs = hearth.ended("one");
+    assert_eq!(jobs.values().collect::<Vec<_>>(), ["Succeeded"; 3]);
+    let keys = own_bucket(&hearth, "results").keys("out/");
+    let results = [1, 2, 3].map(|n| format!("out/{n}.png.json"));
+    assert!(results.iter().all(|key| keys.contains(key)), "{keys:?}");
+    // Nothing of that is found again by the look that finds nothing else.
+    own_bucket(&hearth, "photos").put("in/5.png", &png(RED));
+    assert_eq!(hearth.ended("one").len(), 4);
+    hearth.stop();
+}
+
+#[test]
+fn objects_at_another_store_whose_events_are_lost_are_found() {
+    const OBJECTS: usize = 50;
+    let store = Hearth::start(Store::new(), &[]);
+    let (endpoint, access_key, secret_key) = provider(&store);
+    let env = [
+        ("MINIO_ENDPOINT", endpoint.as_str()),
+        ("MINIO_ACCESS_KEY", &access_key),
+        ("MINIO_SECRET_KEY", &secret_key),
+    ];
+    let data = Arc::new(TempDir::new().unwrap());
+    let hearth = start(&data, &["--listing-interval-s", "1"], &env);
+    let answer = hearth.post("/system/services", &finder());
+    assert_eq!(answer.status, 201, "{}", answer.text());
+    let photos = own_bucket(&store, "photos");
+    for n in 0..OBJECTS {
+        let key = format!("in/{n}.png");
+        photos.put(&key, &png(RED));
+        let record = json!({
+            "eventName": "s3:ObjectCreated:Put",
+            "s3": {"bucket": {"name": "photos"}, "object": {"key": key, "size": 1}},
+        });
+        // Every tenth event is lost, and every third comes twice.
+        let n_times = match n {
+            _ if n % 10 == 0 => 0,
+            _ if n % 3 == 0 => 2,
+            _ => 1,
+        };
+        for _ in 0..n_times {
+            let announced = hearth.post("/events/minio", event(&[record.clone()]).as_bytes());
+            assert_eq!(announced.status, 200, "{}", announced.text());
+        }
+    }
+    let jobs = eventually("all are found", || {
+        let jobs = hearth.ended("one");
+        (jobs.len() >= OBJECTS).then_some(jobs)
+    });
+    assert_eq!(
+        jobs.values().collect::<Vec<_>>(),
+        [&"Succeeded".to_owned(); OBJECTS]
+    );
+    let n_results = own_bucket(&store, "results")
+        .keys("out/")
+        .iter()
+        .filter(|key| key.ends_with(".png.json"))
+        .count();
+    assert_eq!(n_results, OBJECTS);
+    // Of an object that is gone nothing is made.
+    let gone = json!({
+        "eventName": "s3:ObjectCreated:Put",
+        "s3": {"bucket": {"name": "photos"}, "object": {"key": "in/gone.png", "size": 1}},
+    });
+    let announced = hearth.post("/events/minio", event(&[gone]).as_bytes());
+    assert_eq!(announced.status, 200, "{}", announced.text());
+    assert_eq!(hearth.jobs("one").len(), OBJECTS);
+    hearth.stop();
 }

@@ -13,7 +13,7 @@ use crate::clients::{python, succeed};
 use crate::hearth::{Answer, Hearth, PATIENCE, Store};
 
 /// Returns the endpoint, the keys and the region that clients are told.
-fn provider(hearth: &Hearth) -> (String, String, String) {
+pub(crate) fn provider(hearth: &Hearth) -> (String, String, String) {
     let config = hearth.get("/system/config").ok();
     let minio = &config["minio_provider"];
     let text = |name: &str| minio[name].as_str().unwrap().to_owned();
