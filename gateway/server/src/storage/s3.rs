@@ -538,14 +538,15 @@ impl S3 {
             StatusCode::NOT_FOUND => {}
             _ => return Err(self.refusal("looking at", bucket, "", response)),
         }
-        let payload = match self.account.region.as_str() {
-            FIRST_REGION => Payload::Nothing,
-            region => Payload::Bytes(xml::location(region).into()),
+        // Of a body without a length MinIO expects XML.
+        let location = match self.account.region.as_str() {
+            FIRST_REGION => Bytes::new(),
+            region => xml::location(region).into(),
         };
         let call = Call {
             method: Method::PUT,
             bucket,
-            payload,
+            payload: Payload::Bytes(location),
             ..Call::default()
         };
         let response = self.send(call)?;

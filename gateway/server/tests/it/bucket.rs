@@ -34,7 +34,7 @@ impl Bucket {
     #[track_caller]
     pub(crate) fn make(&self) {
         let link = self.bucket.create_bucket(&self.credentials).sign(LINK);
-        let answer = self.agent.put(link.as_str()).send(()).unwrap();
+        let answer = self.agent.put(link.as_str()).send("").unwrap();
         assert_eq!(answer.status(), 200);
     }
 
