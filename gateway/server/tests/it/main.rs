@@ -14,6 +14,7 @@ mod coding;
 mod command;
 mod conformance;
 mod events;
+mod files;
 mod grpc;
 mod hearth;
 mod infer;

@@ -573,6 +573,10 @@ fn a_gateway_behind_tls_is_trusted_by_its_certificate() {
         (Some(0), String::new())
     );
     assert_eq!(list("https", &["--insecure"]), (Some(0), String::new()));
+    // Its storage has the same certificate.
+    let endpoint = format!("https://{}", hearth.address());
+    let said = shell.says(&["ls", "--ca-cert", "root.pem", "--endpoint", &endpoint]);
+    assert!(said.starts_with("no buckets yet"), "{said}");
     for more in [&[][..], &["--ca-cert", "other.pem"]] {
         let (status, complaint) = list("https", more);
         assert_eq!(status, Some(3), "{complaint}");
