@@ -408,6 +408,9 @@ impl S3 {
                      MINIO_NOTIFY_WEBHOOK_ENDPOINT_{TARGET}=http://HEARTH:8080/events/minio and \
                      MINIO_NOTIFY_WEBHOOK_AUTH_TOKEN_{TARGET} in its environment, and restart it once ({error})"
                 ))),
+                Err(error) if is_not_offered(&error) => Ok(Announcing::No(format!(
+                    "it tells nobody of new objects ({error})"
+                ))),
                 changed => changed.map(|()| Announcing::Yes),
             }
         })
@@ -425,9 +428,13 @@ impl S3 {
         let (bucket, folder) = (bucket.to_owned(), folder.to_owned());
         self.block(move |this| {
             let target = this.target();
-            this.change_announced(&bucket, |configuration| {
+            let changed = this.change_announced(&bucket, |configuration| {
                 configuration.remove(&target, &folder)
-            })
+            });
+            match changed {
+                Err(error) if is_not_offered(&error) => Ok(()),
+                changed => changed,
+            }
         })
         .await
     }
@@ -737,6 +744,11 @@ fn run(
     let request = agent.configure_request(request);
     let request = request.timeout_global(Some(timeout)).build();
     agent.run(request)
+}
+
+/// Whether S3 says that it has no such thing as this, as stores do that announce nothing.
+fn is_not_offered(error: &StorageError) -> bool {
+    error.message.contains("NotImplemented")
 }
 
 fn check_key(key: &str) -> Result<(), StorageError> {

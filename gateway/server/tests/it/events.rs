@@ -32,12 +32,13 @@ fn start(data: &Arc<TempDir>, args: &[&str], env: &[(&str, &str)]) -> Hearth {
 fn record(name: &str, key: &str, version: &str, size: u64) -> Value {
     json!({
         "eventVersion": "2.0", "eventSource": "minio:s3", "eventName": name,
-        "s3": {"bucket": {"name": "b"}, "object": {"key": key.replace('/', "%2F"), "size": size, "versionId": version}},
+        "s3": {"bucket": {"name": "photos"}, "object": {"key": key.replace('/', "%2F"), "size": size, "versionId": version}},
     })
 }
 
 fn event(records: &[Value]) -> String {
-    json!({"EventName": "s3:ObjectCreated:Put", "Key": "b/key", "Records": records}).to_string()
+    json!({"EventName": "s3:ObjectCreated:Put", "Key": "photos/key", "Records": records})
+        .to_string()
 }
 
 fn put(key: &str, version: &str) -> String {
@@ -111,17 +112,17 @@ fn what_minio_announces_becomes_one_job_of_each_service_that_it_is_for() {
     let data = Arc::new(TempDir::new().unwrap());
     let hearth = start(&data, &[], &PASSWORD);
     let minio = |path: &str| json!({"storage_provider": "minio", "path": path});
-    let mut jpg = minio("b/in");
+    let mut jpg = minio("photos/in");
     jpg["suffix"] = json!([".jpg"]);
     create(&hearth, &service("jpg", &jpg));
     create(
         &hearth,
         &service(
             "any",
-            &json!({"storage_provider": "minio.default", "path": "/b/in/"}),
+            &json!({"storage_provider": "minio.default", "path": "/photos/in/"}),
         ),
     );
-    create(&hearth, &service("else", &minio("b/other")));
+    create(&hearth, &service("else", &minio("photos/other")));
     let token = format!("Bearer {}", events_token(&data));
     let announce = |body: &str| send(&hearth, "POST", "/events/minio", &token, body);
     let n_all = || ["jpg", "any", "else"].map(|service| n_jobs(&hearth, service));
@@ -197,7 +198,7 @@ fn what_minio_announces_becomes_one_job_of_each_service_that_it_is_for() {
 fn what_oscar_made_announces_as_well_and_what_a_user_posts_is_a_new_job() {
     let data = Arc::new(TempDir::new().unwrap());
     let hearth = start(&data, &[], &PASSWORD);
-    let input = json!({"storage_provider": "minio", "path": "b/in", "suffix": [".jpg"]});
+    let input = json!({"storage_provider": "minio", "path": "photos/in", "suffix": [".jpg"]});
     create(&hearth, &service("one", &input));
     let (_, shown) = send(&hearth, "GET", "/system/services/one", &basic(), "");
     let shown: Value = serde_json::from_str(&shown).unwrap();
@@ -251,7 +252,7 @@ fn an_announcement_that_was_acknowledged_is_one_job_though_the_gateway_is_killed
     for round in 0..3 {
         let mut hearth = start(&data, &[], &[]);
         if round == 0 {
-            let input = json!({"storage_provider": "minio", "path": "b/in"});
+            let input = json!({"storage_provider": "minio", "path": "photos/in"});
             let body = service("one", &input).to_string();
             assert_eq!(hearth.post("/system/services", body.as_bytes()).status, 201);
         }
@@ -364,22 +365,25 @@ fn a_service_that_would_call_itself_for_ever_is_refused() {
         let answer = hearth.send(request, definition.to_string().as_bytes());
         (answer.status.as_u16(), answer.text())
     };
-    assert_eq!(send("POST", &chained("one", "b/x", "b/y")).0, 201);
-    assert_eq!(send("POST", &chained("two", "b/y", "b/z")).0, 201);
-    let (status, text) = send("POST", &chained("three", "b/z", "b/x/deep"));
+    assert_eq!(send("POST", &chained("one", "photos/x", "photos/y")).0, 201);
+    assert_eq!(send("POST", &chained("two", "photos/y", "photos/z")).0, 201);
+    let (status, text) = send("POST", &chained("three", "photos/z", "photos/x/deep"));
     assert_eq!(status, 400, "{text}");
     assert_eq!(
         text,
-        "`three` would be called by its own results, for ever: `three` writes to b/x/deep/ at minio.default, \
-         which is read by the next: `one` writes to b/y/ at minio.default, which is read by the next: `two` \
-         writes to b/z/ at minio.default, which `three` reads"
+        "`three` would be called by its own results, for ever: `three` writes to photos/x/deep/ at minio.default, \
+         which is read by the next: `one` writes to photos/y/ at minio.default, which is read by the next: `two` \
+         writes to photos/z/ at minio.default, which `three` reads"
     );
-    assert_eq!(send("PUT", &chained("two", "b/y", "b/x")).0, 400);
+    assert_eq!(send("PUT", &chained("two", "photos/y", "photos/x")).0, 400);
     assert_eq!(
         hearth.get("/system/services/two").ok()["output"][0]["path"],
-        "b/z"
+        "photos/z"
     );
-    assert_eq!(send("POST", &chained("three", "b/z", "b/end")).0, 201);
+    assert_eq!(
+        send("POST", &chained("three", "photos/z", "photos/end")).0,
+        201
+    );
 }
 
 /// Returns the bucket of this name at the store that a gateway has itself.

@@ -83,6 +83,10 @@ fn try_to_begin(address: SocketAddr, body: &[u8]) -> Option<String> {
     socket.write_all(body).ok()?;
     let mut answer = String::new();
     socket.read_to_string(&mut answer).ok()?;
+    // It was killed before it said anything.
+    if answer.is_empty() {
+        return None;
+    }
     assert!(answer.starts_with("HTTP/1.1 201"), "{answer}");
     let (_, rest) = answer.split_once("x-job-name: ")?;
     Some(rest.split_once("\r\n")?.0.to_owned())
