@@ -77,6 +77,28 @@ def buckets(client):
     assert client.list_buckets().json() == []
 
 
+def storage(client, endpoint, picture, folder):
+    """Puts a file into a bucket and gets it back, with the keys that `/system/config` names."""
+    options = {"auth": ("oscar", "secret")}
+    made = requests.post(f"{endpoint}/system/buckets", json={"bucket_name": "files"}, **options)
+    assert made.status_code == 201, made.text
+    store = client.create_storage_client()
+    store.upload_file("minio.default", picture, "files/in")
+    # Larger than what the client sends in one part.
+    large = folder / "large.bin"
+    large.write_bytes(bytes(range(256)) * (20 << 12))
+    store.upload_file("minio.default", str(large), "files/in/deep")
+    listed = store.list_files_from_path("minio.default", "files/in")
+    names = [entry["Key"] for entry in listed["Contents"]]
+    assert names == ["in/deep/large.bin", f"in/{Path(picture).name}"], names
+    back = folder / "back"
+    back.mkdir()
+    store.download_file("minio.default", str(back), "files/in/deep/large.bin")
+    assert (back / "large.bin").read_bytes() == large.read_bytes()
+    gone = requests.delete(f"{endpoint}/system/buckets/files", **options)
+    assert gone.status_code == 204, gone.text
+
+
 def main():
     endpoint, picture, folder = sys.argv[1:]
     folder = Path(folder)
@@ -145,6 +167,7 @@ def main():
         assert len(client.get_service_metrics("from-dict").json()["metrics"]) == 10
         buckets(client)
 
+    storage(client, endpoint, picture, folder)
     for name in names:
         assert client.remove_service(name).status_code == 204
         refused(404, client.get_service, name)
