@@ -117,6 +117,12 @@ pub(crate) fn read(body: &Bytes) -> Result<Vec<Announced>, InferError> {
     let invalid = |error: &serde_json::Error| {
         InferError::invalid(format!("the event can't be read: {error}"))
     };
+    // A list would be read as one without fields.
+    if body.trim_ascii_start().first() != Some(&b'{') {
+        return Err(InferError::invalid(
+            "the event can't be read: expected an object of JSON",
+        ));
+    }
     let posted: Posted<'_> = serde_json::from_slice(body).map_err(|error| invalid(&error))?;
     let n_records = posted.records.len();
     if n_records > MAX_RECORDS {

@@ -155,25 +155,25 @@ fn files_become_objects_and_objects_files() {
 fn a_place_is_an_object_or_a_folder() {
     let hearth = Hearth::start(picture_models(), &[]);
     let shell = Shell::at(&hearth);
-    make_bucket(&hearth, "b");
+    make_bucket(&hearth, "bkt");
     for name in ["x", "x.d/y", "xy", "z"] {
         shell.write(&format!("in/{name}"), name);
     }
-    shell.says(&["put", "in", "b/"]);
+    shell.says(&["put", "in", "bkt/"]);
     // Files are put into folders: there are no others for them.
-    shell.says(&["put", "in/z", "in/xy", "b/x"]);
+    shell.says(&["put", "in/z", "in/xy", "bkt/x"]);
     for (place, expected) in [
-        ("b/x", vec!["x"]),
-        ("b/x/", vec!["xy", "z"]),
-        ("b/x.d", vec!["y"]),
-        ("b/x.d/y", vec!["y"]),
-        ("b/", vec!["x", "x.d/y", "x/xy", "x/z", "xy", "z"]),
+        ("bkt/x", vec!["x"]),
+        ("bkt/x/", vec!["xy", "z"]),
+        ("bkt/x.d", vec!["y"]),
+        ("bkt/x.d/y", vec!["y"]),
+        ("bkt/", vec!["x", "x.d/y", "x/xy", "x/z", "xy", "z"]),
     ] {
         let _ = fs::remove_dir_all(shell.path("out"));
         let output = shell.run(&["get", place, "out/deep"]);
         let files = tree(&shell.path("out/deep"));
         let mut expected: Vec<&str> = expected;
-        if place == "b/" {
+        if place == "bkt/" {
             // No folder has a file and a folder of one name.
             assert_eq!(output.status.code(), Some(1));
             let complaint = String::from_utf8(output.stderr).unwrap();
@@ -188,20 +188,20 @@ fn a_place_is_an_object_or_a_folder() {
         assert_eq!(files.keys().collect::<Vec<_>>(), expected, "{place}");
     }
     // A name without a slash is a service's.
-    let complaint = shell.complains(1, &["get", "b", "out"]);
+    let complaint = shell.complains(1, &["get", "bkt", "out"]);
     assert!(
-        complaint.ends_with("a bucket is written `b/`"),
+        complaint.ends_with("a bucket is written `bkt/`"),
         "{complaint}"
     );
-    let complaint = shell.complains(5, &["get", "b"]);
-    assert!(complaint.starts_with("no service `b`"), "{complaint}");
+    let complaint = shell.complains(5, &["get", "bkt"]);
+    assert!(complaint.starts_with("no service `bkt`"), "{complaint}");
     assert_eq!(
-        shell.complains(5, &["get", "b/nope"]),
-        "there is no object `b/nope`, and none in a folder of this name"
+        shell.complains(5, &["get", "bkt/nope"]),
+        "there is no object `bkt/nope`, and none in a folder of this name"
     );
     assert_eq!(
-        shell.complains(5, &["get", "b/nope/"]),
-        "there are no objects in `b/nope/`"
+        shell.complains(5, &["get", "bkt/nope/"]),
+        "there are no objects in `bkt/nope/`"
     );
     for args in [
         &["get", "nope/x"][..],
@@ -209,7 +209,7 @@ fn a_place_is_an_object_or_a_folder() {
         &["put", "in", "nope/x"],
     ] {
         let complaint = shell.complains(5, args);
-        assert_eq!(complaint, "no bucket `nope`; buckets: `b`");
+        assert_eq!(complaint, "no bucket `nope`; buckets: `bkt`");
     }
     shell.complains(2, &["ls", "/x"]);
     shell.complains(1, &["get", "/x"]);
@@ -221,18 +221,18 @@ fn a_place_is_an_object_or_a_folder() {
         let names: Vec<_> = folders.chain(keys(&listed)).map(str::to_owned).collect();
         names.join(" ")
     };
-    assert_eq!(names(&["b"]), "x.d/ x/ x xy z");
-    assert_eq!(names(&["b/x"]), "x.d/ x/ x xy");
-    assert_eq!(names(&["b/x/"]), "x/xy x/z");
+    assert_eq!(names(&["bkt"]), "x.d/ x/ x xy z");
+    assert_eq!(names(&["bkt/x"]), "x.d/ x/ x xy");
+    assert_eq!(names(&["bkt/x/"]), "x/xy x/z");
     // There is nothing else that begins so.
-    assert_eq!(names(&["b/x.d"]), "x.d/y");
-    assert_eq!(names(&["b/x.", "-r"]), "x.d/y");
-    assert_eq!(names(&["b", "--recursive"]), "x x.d/y x/xy x/z xy z");
+    assert_eq!(names(&["bkt/x.d"]), "x.d/y");
+    assert_eq!(names(&["bkt/x.", "-r"]), "x.d/y");
+    assert_eq!(names(&["bkt", "--recursive"]), "x x.d/y x/xy x/z xy z");
     assert_eq!(
-        shell.complains(5, &["ls", "b/nope"]),
-        "nothing in bucket `b` begins with `nope`"
+        shell.complains(5, &["ls", "bkt/nope"]),
+        "nothing in bucket `bkt` begins with `nope`"
     );
-    let table = shell.says(&["ls", "b"]);
+    let table = shell.says(&["ls", "bkt"]);
     let lines: Vec<&str> = table.lines().collect();
     assert_eq!(lines[0], "SIZE  MODIFIED              KEY");
     assert_eq!(lines[1], "-     -                     x.d/");
@@ -247,17 +247,17 @@ fn a_place_is_an_object_or_a_folder() {
 fn keys_that_no_file_can_have_fail_alone() {
     let hearth = Hearth::start(Store::new(), &[]);
     let shell = Shell::at(&hearth);
-    make_bucket(&hearth, "b");
+    make_bucket(&hearth, "bkt");
     let long = format!("in/{}", "x".repeat(300));
     for key in ["in/good", "in/a//b", "in/a/", &long] {
         let body = json!({"object_key": key, "operation": "upload"}).to_string();
         let link = hearth
-            .post("/system/buckets/b/presign", body.as_bytes())
+            .post("/system/buckets/bkt/presign", body.as_bytes())
             .ok();
         let put = ureq::put(link["url"].as_str().unwrap());
         assert_eq!(put.send("content").unwrap().status(), 200, "{key}");
     }
-    let output = shell.run(&["get", "b/in", "out", "--output", "json"]);
+    let output = shell.run(&["get", "bkt/in", "out", "--output", "json"]);
     assert_eq!(output.status.code(), Some(1));
     let value: Value = serde_json::from_slice(&output.stdout).unwrap();
     let failures = value["failures"].as_array().unwrap();
@@ -276,19 +276,19 @@ fn keys_that_no_file_can_have_fail_alone() {
 fn what_can_not_be_uploaded_is_said_and_the_rest_is() {
     let hearth = Hearth::start(picture_models(), &[]);
     let shell = Shell::at(&hearth);
-    make_bucket(&hearth, "b");
+    make_bucket(&hearth, "bkt");
     shell.write("in/good", "good");
     shell.write("other/good", "other");
     // Nothing is begun where something is written wrongly.
-    let complaint = shell.complains(1, &["put", "in", "nowhere", "b/"]);
+    let complaint = shell.complains(1, &["put", "in", "nowhere", "bkt/"]);
     assert!(
         complaint.starts_with("nowhere: No such file"),
         "{complaint}"
     );
-    let complaint = shell.complains(1, &["put", "in", "other", "b/"]);
+    let complaint = shell.complains(1, &["put", "in", "other", "bkt/"]);
     assert!(complaint.contains("would both be `good`"), "{complaint}");
     fs::create_dir(shell.path("nothing")).unwrap();
-    let complaint = shell.complains(1, &["put", "nothing", "b/"]);
+    let complaint = shell.complains(1, &["put", "nothing", "bkt/"]);
     assert!(complaint.starts_with("there is no file"), "{complaint}");
     let complaint = shell.complains(5, &["put", "in", "nope"]);
     assert!(
@@ -306,7 +306,7 @@ fn what_can_not_be_uploaded_is_said_and_the_rest_is() {
         complaint.contains("service `deaf` has no `input`"),
         "{complaint}"
     );
-    assert_eq!(keys(&shell.json(&["ls", "b", "-r"])), Vec::<&str>::new());
+    assert_eq!(keys(&shell.json(&["ls", "bkt", "-r"])), Vec::<&str>::new());
 
     let bad = std::ffi::OsStr::from_bytes(b"in/b\xffd");
     fs::write(shell.folder.path().join(bad), "bad").unwrap();
@@ -315,7 +315,7 @@ fn what_can_not_be_uploaded_is_said_and_the_rest_is() {
     let long = format!("in/{0}/{0}/{0}/{0}/{0}", "x".repeat(210));
     shell.write(&long, "long");
     drop(std::os::unix::net::UnixListener::bind(shell.path("in/socket")).unwrap());
-    let output = shell.run(&["put", "in", "b/"]);
+    let output = shell.run(&["put", "in", "bkt/"]);
     assert_eq!(output.status.code(), Some(1));
     let complaint = String::from_utf8(output.stderr).unwrap();
     for says in [
@@ -328,14 +328,14 @@ fn what_can_not_be_uploaded_is_said_and_the_rest_is() {
     ] {
         assert!(complaint.contains(says), "{says}: {complaint}");
     }
-    assert_eq!(keys(&shell.json(&["ls", "b", "-r"])), ["good"]);
+    assert_eq!(keys(&shell.json(&["ls", "bkt", "-r"])), ["good"]);
     hearth.stop();
 }
 
 #[test]
 fn a_storage_that_does_not_answer_or_refuses_ends_it_at_once() {
     let hearth = Hearth::start(Store::new(), &[]);
-    make_bucket(&hearth, "b");
+    make_bucket(&hearth, "bkt");
     let shell = Shell::at(&hearth);
     shell.write("in/a", "a");
     let mut config = hearth.get("/system/config").ok();
@@ -386,9 +386,9 @@ fn a_storage_that_does_not_answer_or_refuses_ends_it_at_once() {
         provider[field] = value;
         let at = told(provider);
         for args in [
-            &["put", "in", "b/"][..],
-            &["get", "b/", "out"],
-            &["ls", "b"],
+            &["put", "in", "bkt/"][..],
+            &["get", "bkt/", "out"],
+            &["ls", "bkt"],
         ] {
             let complaint = shell.complains(status, &[args, &["--endpoint", &at]].concat());
             assert!(complaint.contains(says), "{complaint}");
@@ -406,11 +406,11 @@ fn a_storage_that_does_not_answer_or_refuses_ends_it_at_once() {
 fn what_is_interrupted_goes_on_where_it_ended() {
     let hearth = Hearth::start(Store::new(), &[]);
     let shell = Shell::at(&hearth);
-    make_bucket(&hearth, "b");
+    make_bucket(&hearth, "bkt");
     for n in 0..2000 {
         shell.write(&format!("in/{n:04}"), &n.to_string());
     }
-    let mut command = shell.command(&["put", "in", "b/", "--parallel", "1", "--output", "json"]);
+    let mut command = shell.command(&["put", "in", "bkt/", "--parallel", "1", "--output", "json"]);
     let put = command
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
@@ -418,7 +418,7 @@ fn what_is_interrupted_goes_on_where_it_ended() {
         .spawn()
         .unwrap();
     eventually("the first is there", || {
-        (!keys(&shell.json(&["ls", "b"])).is_empty()).then_some(())
+        (!keys(&shell.json(&["ls", "bkt"])).is_empty()).then_some(())
     });
     kill(put.id(), Signal::INT);
     let output = put.wait_with_output().unwrap();
@@ -431,20 +431,20 @@ fn what_is_interrupted_goes_on_where_it_ended() {
     let n_put = value["files"].as_u64().unwrap();
     assert!((1..2000).contains(&n_put), "{n_put}");
 
-    let value = shell.json(&["put", "in", "b/", "--skip-existing"]);
+    let value = shell.json(&["put", "in", "bkt/", "--skip-existing"]);
     assert_eq!(value["there"], n_put);
     assert_eq!(value["files"], 2000 - n_put);
-    let listed = shell.json(&["ls", "b"]);
+    let listed = shell.json(&["ls", "bkt"]);
     assert_eq!(
         (keys(&listed).len(), &listed["has_more"]),
         (1000, &json!(true))
     );
     assert!(
         shell
-            .says(&["ls", "b"])
+            .says(&["ls", "bkt"])
             .ends_with("\nand more, with --all\n")
     );
-    assert_eq!(keys(&shell.json(&["ls", "b", "--all"])).len(), 2000);
+    assert_eq!(keys(&shell.json(&["ls", "bkt", "--all"])).len(), 2000);
     hearth.stop();
 }
 

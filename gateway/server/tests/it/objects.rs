@@ -202,7 +202,7 @@ fn a_stop_waits_for_what_is_being_put() {
     // What is refused needs no signature.
     let answer = raw(
         &url,
-        "PUT /b/k HTTP/1.1\r\nhost: localhost\r\ncontent-length: 3\r\nconnection: close\r\n\r\nabc",
+        "PUT /bkt/k HTTP/1.1\r\nhost: localhost\r\ncontent-length: 3\r\nconnection: close\r\n\r\nabc",
     );
     assert!(answer.starts_with("HTTP/1.1 403"), "{answer}");
     hearth.stop();
