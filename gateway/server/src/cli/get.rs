@@ -153,7 +153,8 @@ impl Download {
             meter.moved(n_bytes);
             came += n_bytes;
         }
-        file.persist(&self.path).with_context(of_file)?;
+        let kept = file.persist(&self.path).map_err(|error| error.error);
+        kept.with_context(of_file)?;
         Ok(Outcome::Moved)
     }
 
