@@ -350,8 +350,8 @@ pub(crate) struct JobOptions {
     #[arg(long, env = "TTL_JOB", default_value_t = 2_592_000, value_name = "S")]
     job_ttl_s: u64,
 
-    /// From the end of a look for objects whose event was lost to the next, in seconds
-    #[arg(long, env = "HEARTH_LISTING_INTERVAL_S", default_value_t = 60, value_parser = clap::value_parser!(u64).range(1..=86_400), value_name = "S")]
+    /// From the end of a look for objects whose event was lost to the next, in seconds; 0: nobody looks
+    #[arg(long, env = "HEARTH_LISTING_INTERVAL_S", default_value_t = 60, value_parser = clap::value_parser!(u64).range(0..=86_400), value_name = "S")]
     listing_interval_s: u64,
 
     /// Make jobs also of objects that are older than their service

@@ -189,7 +189,9 @@ pub(crate) async fn serve(options: ServeOptions) -> anyhow::Result<()> {
         interval: options.jobs.listing_interval(),
         is_backfill: options.jobs.backfill,
     };
-    background.spawn(listing.run());
+    if !listing.interval.is_zero() {
+        background.spawn(listing.run());
+    }
     background.spawn(sweep(Arc::clone(&jobs), options.jobs.ttl()));
     // The other half is for those who wait.
     let pump = Pump::new(Arc::clone(&front), options.max_bytes_in_flight / 2);

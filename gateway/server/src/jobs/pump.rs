@@ -197,7 +197,7 @@ impl Pump {
                 let now = Instant::now();
                 // Those that were taken together are put back together: that is one rest.
                 if line.after.is_none_or(|after| after <= now) {
-                    tracing::debug!(service, why, "jobs wait");
+                    tracing::info!(service, why, "jobs wait");
                     line.after = Some(now + line.pause);
                     line.pause = (line.pause * 2).min(LONGEST_PAUSE);
                 }

@@ -28,6 +28,8 @@ const EXPIRES_S: u32 = 900;
 const MAX_EXPIRES_S: u32 = 604_800;
 /// Headers that a URL may ask for beside `Content-Type`.
 const MAX_EXTRA_HEADERS: usize = 32;
+/// Longest media type that is signed, in bytes.
+const MAX_CONTENT_TYPE: usize = 256;
 /// Whom everything belongs to.
 const OWNER: &str = "cluster_admin";
 /// What names a bucket's owner, visibility and users in its tags; what else is there is its metadata.
@@ -255,6 +257,13 @@ pub(super) async fn presign(
     };
     let (mut parameters, mut signed) = (Vec::new(), BTreeMap::new());
     if let Some(content_type) = asked.content_type.filter(|media| !media.is_empty()) {
+        if content_type.len() > MAX_CONTENT_TYPE {
+            return Err(InferError::invalid(format!(
+                "`content_type` has {} bytes, expected at most {MAX_CONTENT_TYPE}",
+                content_type.len()
+            ))
+            .into());
+        }
         match operation {
             "upload" => drop(signed.insert("content-type".to_owned(), content_type)),
             _ => parameters.push(("response-content-type", content_type)),

@@ -44,7 +44,10 @@ impl Bucket {
         let mut link = self.bucket.create_bucket(&self.credentials);
         link.query_mut().insert("notification", "");
         let answer = self.agent.put(link.sign(LINK).as_str()).send(configuration);
-        assert_eq!(answer.unwrap().status(), 200);
+        let answer = answer.unwrap();
+        let status = answer.status();
+        let text = answer.into_body().read_to_string().unwrap();
+        assert_eq!(status, 200, "{text}");
     }
 
     pub(crate) fn notifications(&self) -> String {

@@ -24,6 +24,9 @@ fn basic() -> String {
     format!("Basic {}", BASE64_STANDARD.encode("oscar:secret"))
 }
 
+/// What is announced but not there is forgotten by who looks.
+const NOBODY_LOOKS: [&str; 2] = ["--listing-interval-s", "0"];
+
 fn start(data: &Arc<TempDir>, args: &[&str], env: &[(&str, &str)]) -> Hearth {
     Hearth::start_on(picture_models(), Arc::clone(data), args, env)
 }
@@ -110,7 +113,7 @@ fn events_token(data: &TempDir) -> String {
 #[test]
 fn what_minio_announces_becomes_one_job_of_each_service_that_it_is_for() {
     let data = Arc::new(TempDir::new().unwrap());
-    let hearth = start(&data, &[], &PASSWORD);
+    let hearth = start(&data, &NOBODY_LOOKS, &PASSWORD);
     let minio = |path: &str| json!({"storage_provider": "minio", "path": path});
     let mut jpg = minio("photos/in");
     jpg["suffix"] = json!([".jpg"]);
@@ -185,7 +188,7 @@ fn what_minio_announces_becomes_one_job_of_each_service_that_it_is_for() {
 
     // A token of the operator's own.
     let env = [PASSWORD[0], PASSWORD[1], ("HEARTH_EVENTS_TOKEN", "chosen")];
-    let hearth = start(&data, &[], &env);
+    let hearth = start(&data, &NOBODY_LOOKS, &env);
     assert_eq!(send(&hearth, "POST", "/events/minio", &token, "{}").0, 401);
     assert_eq!(
         send(&hearth, "POST", "/events/minio", "Bearer chosen", &several).0,
@@ -250,7 +253,7 @@ fn an_announcement_that_was_acknowledged_is_one_job_though_the_gateway_is_killed
     let next = AtomicUsize::new(0);
     let acknowledged = Mutex::new(Vec::new());
     for round in 0..3 {
-        let mut hearth = start(&data, &[], &[]);
+        let mut hearth = start(&data, &NOBODY_LOOKS, &[]);
         if round == 0 {
             let input = json!({"storage_provider": "minio", "path": "photos/in"});
             let body = service("one", &input).to_string();
@@ -271,7 +274,7 @@ fn an_announcement_that_was_acknowledged_is_one_job_though_the_gateway_is_killed
         });
         hearth.wait();
     }
-    let hearth = start(&data, &[], &[]);
+    let hearth = start(&data, &NOBODY_LOOKS, &[]);
     // Once more, all of them.
     let n_objects = next.load(Ordering::Relaxed);
     for number in 0..n_objects {

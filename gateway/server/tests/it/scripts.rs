@@ -205,11 +205,11 @@ fn a_picture_is_grayed() {
             "{red} {green} {blue}"
         );
     }
-    // Where it would be kept is said: one filter takes it.
+    // Where it is kept is said: one filter takes it.
     let (status, log) = hearth.job("grayify", &picture);
     assert_eq!(status, "Succeeded");
     assert!(
-        log.contains("not kept at minio.default as grayify/out/gray.png"),
+        log.contains("INFO: kept at minio.default grayify/out/gray.png"),
         "{log}"
     );
 }
@@ -344,8 +344,11 @@ fn what_is_only_named_is_not_fetched() {
         "in/a b at now, .\n"
     );
     hearth.take_in(&script("by-content", text));
-    let sentence = hearth.call("by-content", event.as_bytes()).refusal(501);
-    assert!(sentence.contains("in/a b"), "{sentence}");
+    let sentence = hearth.call("by-content", event.as_bytes()).refusal(400);
+    assert!(
+        sentence.contains("`in/a b` in the bucket `b` is in no input"),
+        "{sentence}"
+    );
 }
 
 #[test]

@@ -14,7 +14,7 @@ use crate::pictures::{RED, picture_models, png};
 
 /// Others that hear of the bucket already.
 const OTHERS: &str = "<NotificationConfiguration><QueueConfiguration><Id>others</Id>\
-    <Event>s3:ObjectRemoved:*</Event><Queue>arn:minio:sqs::OTHERS:webhook</Queue>\
+    <Event>s3:ObjectRemoved:*</Event><Queue>arn:minio:sqs:us-east-1:OTHERS:webhook</Queue>\
     </QueueConfiguration></NotificationConfiguration>";
 
 fn start(minio: &Minio, folders: &TempDir) -> Hearth {
@@ -94,7 +94,10 @@ fn buckets_folders_and_notifications_come_and_go_with_services() {
         both.contains("<Value>in/</Value>") && both.contains("s3:ObjectCreated:*"),
         "{both}"
     );
-    assert!(both.contains("arn:minio:sqs::OTHERS:webhook"), "{both}");
+    assert!(
+        both.contains("arn:minio:sqs:us-east-1:OTHERS:webhook"),
+        "{both}"
+    );
 
     // What another service needs stays.
     delete(&hearth, "one");
@@ -146,7 +149,7 @@ fn a_script_is_given_the_object_of_its_event_and_its_results_are_kept() {
     minio.start(None);
     let folders = TempDir::new().unwrap();
     let hearth = start(&minio, &folders);
-    let script = "tr a-z A-Z < $INPUT_FILE_PATH > $TMP_OUTPUT_DIR/$(basename $INPUT_FILE_PATH).up; \
+    let script = "tr a-z A-Z < \"$INPUT_FILE_PATH\" > \"$TMP_OUTPUT_DIR/$(basename \"$INPUT_FILE_PATH\").up\"; \
                   echo $STORAGE_OBJECT_KEY > $TMP_OUTPUT_DIR/key.txt";
     let mut definition = json!({
         "name": "shout", "image": "none", "script": script,
@@ -239,7 +242,7 @@ fn what_a_model_finds_is_kept_where_its_service_says() {
     let answer = hearth.post("/job/boxes", &png(RED));
     let job = answer.header("x-job-name").unwrap().to_owned();
     eventually("the job waits", || {
-        hearth.log().contains("minio.default").then_some(())
+        hearth.log().contains("jobs wait").then_some(())
     });
     minio.start(None);
     assert_eq!(hearth.ended("boxes")[&job], "Succeeded");
