@@ -404,7 +404,7 @@ fn what_is_interrupted_goes_on_where_it_ended() {
     let hearth = Hearth::start(Store::new(), &[]);
     let shell = Shell::at(&hearth);
     make_bucket(&hearth, "bkt");
-    for n in 0..2000 {
+    for n in 0..1100 {
         shell.write(&format!("in/{n:04}"), &n.to_string());
     }
     let mut command = shell.command(&["put", "in", "bkt/", "--parallel", "1", "--output", "json"]);
@@ -426,11 +426,11 @@ fn what_is_interrupted_goes_on_where_it_ended() {
     assert_eq!(value["interrupted"], true);
     assert_eq!(value["failed"], 0);
     let n_put = value["files"].as_u64().unwrap();
-    assert!((1..2000).contains(&n_put), "{n_put}");
+    assert!((1..1100).contains(&n_put), "{n_put}");
 
     let value = shell.json(&["put", "in", "bkt/", "--skip-existing"]);
     assert_eq!(value["there"], n_put);
-    assert_eq!(value["files"], 2000 - n_put);
+    assert_eq!(value["files"], 1100 - n_put);
     let listed = shell.json(&["ls", "bkt"]);
     assert_eq!(
         (keys(&listed).len(), &listed["has_more"]),
@@ -441,7 +441,7 @@ fn what_is_interrupted_goes_on_where_it_ended() {
             .says(&["ls", "bkt"])
             .ends_with("\nand more, with --all\n")
     );
-    assert_eq!(keys(&shell.json(&["ls", "bkt", "--all"])).len(), 2000);
+    assert_eq!(keys(&shell.json(&["ls", "bkt", "--all"])).len(), 1100);
     hearth.stop();
 }
 
