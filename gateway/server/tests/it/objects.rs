@@ -196,10 +196,9 @@ fn pages_of_others_and_foreign_names_are_refused_before_signatures_are_read() {
 }
 
 #[test]
-fn a_stop_waits_for_what_is_being_put() {
+fn a_put_without_a_signature_is_refused() {
     let hearth = Hearth::start(Store::new(), &[]);
     let url = hearth.s3_url();
-    // What is refused needs no signature.
     let answer = raw(
         &url,
         "PUT /bkt/k HTTP/1.1\r\nhost: localhost\r\ncontent-length: 3\r\nconnection: close\r\n\r\nabc",
