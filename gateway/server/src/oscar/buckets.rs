@@ -257,10 +257,10 @@ pub(super) async fn presign(
     };
     let (mut parameters, mut signed) = (Vec::new(), BTreeMap::new());
     if let Some(content_type) = asked.content_type.filter(|media| !media.is_empty()) {
-        if content_type.len() > MAX_CONTENT_TYPE {
+        let is_written = |byte: u8| matches!(byte, b' '..=b'~');
+        if content_type.len() > MAX_CONTENT_TYPE || !content_type.bytes().all(is_written) {
             return Err(InferError::invalid(format!(
-                "`content_type` has {} bytes, expected at most {MAX_CONTENT_TYPE}",
-                content_type.len()
+                "`content_type`: expected at most {MAX_CONTENT_TYPE} characters of ASCII that can be printed"
             ))
             .into());
         }

@@ -148,7 +148,7 @@ fn is_named_so(name: &str) -> bool {
     let name = name.to_ascii_lowercase();
     let is_suffix =
         |suffix: &&str| name.ends_with(*suffix) || suffix.strip_prefix('.') == Some(&name);
-    SUFFIXES.iter().any(|suffix| is_suffix(suffix))
+    SUFFIXES.iter().any(is_suffix)
 }
 
 /// Whether an object is looked at on the disk first.

@@ -84,15 +84,6 @@ impl Bucket {
         (head.status == 200).then_some((head.headers, bytes))
     }
 
-    pub(crate) fn delete(&self, key: &str) {
-        let link = self
-            .bucket
-            .delete_object(Some(&self.credentials), key)
-            .sign(LINK);
-        let answer = self.agent.delete(link.as_str()).call().unwrap();
-        assert_eq!(answer.status(), 204, "{key}");
-    }
-
     /// Returns the keys that begin so, 1,000 at most; none of a bucket that is not there.
     pub(crate) fn keys(&self, prefix: &str) -> Vec<String> {
         let mut list = self.bucket.list_objects_v2(Some(&self.credentials));

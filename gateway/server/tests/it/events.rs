@@ -461,7 +461,10 @@ fn objects_at_another_store_whose_events_are_lost_are_found() {
             _ => 1,
         };
         for _ in 0..n_times {
-            let announced = hearth.post("/events/minio", event(&[record.clone()]).as_bytes());
+            let announced = hearth.post(
+                "/events/minio",
+                event(std::slice::from_ref(&record)).as_bytes(),
+            );
             assert_eq!(announced.status, 200, "{}", announced.text());
         }
     }

@@ -101,7 +101,9 @@ impl Minio {
         let health = format!("{}/minio/health/ready", self.endpoint());
         eventually("MinIO is ready", || {
             let answer = agent.get(&health).call().ok()?;
-            (answer.status() == 200).then_some(())
+            // It says so before it knows its buckets.
+            let buckets = agent.get(&self.endpoint()).call().ok()?;
+            (answer.status() == 200 && buckets.status() != 503).then_some(())
         });
     }
 
