@@ -45,7 +45,7 @@ impl Configuration {
                 .next();
             let queue = || {
                 (
-                    text(element, "Queue").to_owned(),
+                    without_region(text(element, "Queue")),
                     prefix.unwrap_or_default().to_owned(),
                 )
             };
@@ -61,7 +61,7 @@ impl Configuration {
 
     /// Adds that new objects of a folder are announced to a target, and returns whether that is new.
     pub(super) fn add(&mut self, target: &str, folder: &str) -> bool {
-        let queue = (target.to_owned(), prefix(folder));
+        let queue = (without_region(target), prefix(folder));
         if self
             .parts
             .iter()
@@ -87,7 +87,7 @@ impl Configuration {
 
     /// Takes that out again, and returns whether it was there.
     pub(super) fn remove(&mut self, target: &str, folder: &str) -> bool {
-        let queue = (target.to_owned(), prefix(folder));
+        let queue = (without_region(target), prefix(folder));
         let n_parts = self.parts.len();
         self.parts
             .retain(|part| part.queue.as_ref() != Some(&queue));
@@ -100,6 +100,16 @@ impl Configuration {
             "<NotificationConfiguration xmlns=\"http://s3.amazonaws.com/doc/2006-03-01/\">{parts}</NotificationConfiguration>"
         )
     }
+}
+
+/// Returns what of the name of a target tells it from others: MinIO wants its region, and gives it back
+/// without.
+fn without_region(target: &str) -> String {
+    let mut parts: Vec<_> = target.split(':').collect();
+    if let Some(region) = parts.get_mut(3) {
+        *region = "";
+    }
+    parts.join(":")
 }
 
 fn prefix(folder: &str) -> String {
@@ -134,6 +144,9 @@ mod tests {
         let mut changed = Configuration::parse(&changed.to_xml()).unwrap();
         assert!(changed.to_xml().contains(OTHERS));
         assert!(!changed.add(TARGET, "in"));
+        // As MinIO gives it back.
+        let given_back = changed.to_xml().replace("us-east-1", "");
+        assert!(!Configuration::parse(&given_back).unwrap().add(TARGET, "in"));
         assert!(!changed.remove(TARGET, "out"));
         assert!(changed.remove(TARGET, "in"));
         assert!(changed.remove(TARGET, "a&b"));
