@@ -451,6 +451,9 @@ impl S3 {
                 if folder.is_empty() && !key.is_empty() {
                     continue;
                 }
+                if key.is_empty() && this.is_of_others(&bucket) {
+                    continue;
+                }
                 let call = Call {
                     method: Method::DELETE,
                     bucket: &bucket,
@@ -562,6 +565,20 @@ impl S3 {
             StatusCode::CONFLICT => Ok(()),
             status if status.is_success() => Ok(()),
             _ => Err(self.refusal("making", bucket, "", response)),
+        }
+    }
+
+    /// Whether a bucket announces anything to anybody, so that somebody else misses it; if that can't be
+    /// known, it stays as well.
+    fn is_of_others(&self, bucket: &str) -> bool {
+        let mut is_of_others = false;
+        let looked = self.change_announced(bucket, |configuration| {
+            is_of_others = !configuration.is_empty();
+            false
+        });
+        match looked {
+            Ok(()) => is_of_others,
+            Err(error) => !is_not_offered(&error),
         }
     }
 

@@ -7,7 +7,7 @@ use http::{HeaderMap, StatusCode};
 use rusty_s3::actions::ListObjectsV2;
 use rusty_s3::{Credentials, S3Action as _, UrlStyle};
 
-use crate::hearth::agent;
+use crate::hearth::{agent, eventually};
 
 /// How long a link may be used.
 const LINK: Duration = Duration::from_secs(600);
@@ -43,11 +43,11 @@ impl Bucket {
     pub(crate) fn set_notifications(&self, configuration: &str) {
         let mut link = self.bucket.create_bucket(&self.credentials);
         link.query_mut().insert("notification", "");
-        let answer = self.agent.put(link.sign(LINK).as_str()).send(configuration);
-        let answer = answer.unwrap();
-        let status = answer.status();
-        let text = answer.into_body().read_to_string().unwrap();
-        assert_eq!(status, 200, "{text}");
+        // MinIO is ready before it knows its targets.
+        eventually("MinIO takes the notifications", || {
+            let answer = self.agent.put(link.sign(LINK).as_str()).send(configuration);
+            (answer.ok()?.status() == 200).then_some(())
+        });
     }
 
     pub(crate) fn notifications(&self) -> String {

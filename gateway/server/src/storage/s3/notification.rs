@@ -94,6 +94,10 @@ impl Configuration {
         self.parts.len() < n_parts
     }
 
+    pub(super) const fn is_empty(&self) -> bool {
+        self.parts.is_empty()
+    }
+
     pub(super) fn to_xml(&self) -> String {
         let parts: String = self.parts.iter().map(|part| part.xml.as_str()).collect();
         format!(
