@@ -155,8 +155,10 @@ async fn with_model(
         drawing.is_some(),
     )
     .await;
-    // The scheduler has tried it again already, alone.
-    let found = found.map_err(|error| Verdict::of_error(&error, false))?;
+    // The scheduler has tried it with two workers. Those may have been killed by somebody, and a model
+    // has no effects, so it is tried again later.
+    let found =
+        found.map_err(|error| Verdict::of_error(&error, error.status().is_server_error()))?;
     let json = found.json.clone();
     let mut results = vec![NewResult {
         name: format!("{name}.json"),
