@@ -571,15 +571,25 @@ impl S3 {
     /// Whether a bucket announces anything to anybody, so that somebody else misses it; if that can't be
     /// known, it stays as well.
     fn is_of_others(&self, bucket: &str) -> bool {
-        let mut is_of_others = false;
-        let looked = self.change_announced(bucket, |configuration| {
-            is_of_others = !configuration.is_empty();
-            false
-        });
-        match looked {
-            Ok(()) => is_of_others,
+        match self.announced(bucket) {
+            Ok(configuration) => !configuration.is_empty(),
             Err(error) => !is_not_offered(&error),
         }
+    }
+
+    /// Returns what a bucket announces, and to whom.
+    fn announced(&self, bucket: &str) -> Result<Configuration, StorageError> {
+        let call = Call {
+            bucket,
+            query: notification(),
+            ..Call::default()
+        };
+        let response = self.send(call)?;
+        if !response.status().is_success() {
+            return Err(self.refusal("asking for the notifications of", bucket, "", response));
+        }
+        let text = self.text(response)?;
+        Configuration::parse(&text).map_err(|reason| self.nonsense(&reason))
     }
 
     /// Changes what a bucket announces, unless there is nothing to change.
@@ -593,26 +603,14 @@ impl S3 {
             .announcing
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
-        let about = || vec![("notification", String::new())];
-        let call = Call {
-            bucket,
-            query: about(),
-            ..Call::default()
-        };
-        let response = self.send(call)?;
-        if !response.status().is_success() {
-            return Err(self.refusal("asking for the notifications of", bucket, "", response));
-        }
-        let text = self.text(response)?;
-        let mut configuration =
-            Configuration::parse(&text).map_err(|reason| self.nonsense(&reason))?;
+        let mut configuration = self.announced(bucket)?;
         if !change(&mut configuration) {
             return Ok(());
         }
         let call = Call {
             method: Method::PUT,
             bucket,
-            query: about(),
+            query: notification(),
             payload: Payload::Bytes(configuration.to_xml().into()),
             ..Call::default()
         };
@@ -764,6 +762,11 @@ fn run(
 }
 
 /// Whether S3 says that it has no such thing as this, as stores do that announce nothing.
+/// What is asked about.
+fn notification() -> Vec<(&'static str, String)> {
+    vec![("notification", String::new())]
+}
+
 fn is_not_offered(error: &StorageError) -> bool {
     error.message.contains("NotImplemented")
 }

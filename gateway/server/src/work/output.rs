@@ -6,7 +6,7 @@ use std::io;
 use std::path::PathBuf;
 
 use bytes::Bytes;
-use gateway_oscar::Service as Definition;
+use gateway_oscar::{Service as Definition, StorageIo};
 use gateway_script::Filter;
 
 use crate::rest::Front;
@@ -44,13 +44,14 @@ pub(crate) enum Kept {
 /// Whether an output takes a result of this name.
 pub(crate) fn is_wanted(definition: &Definition, name: &str) -> bool {
     let mut outputs = definition.output.iter();
-    outputs.any(|output| {
-        let filter = Filter {
-            prefix: &output.prefix,
-            suffix: &output.suffix,
-        };
-        filter.takes(name)
-    })
+    outputs.any(|output| filter(output).takes(name))
+}
+
+fn filter(output: &StorageIo) -> Filter<'_> {
+    Filter {
+        prefix: &output.prefix,
+        suffix: &output.suffix,
+    }
 }
 
 /// Puts results where the outputs of a service say, as what this job has made. What is there of the
@@ -67,10 +68,7 @@ pub(crate) async fn keep(
 ) -> Result<Vec<Kept>, StorageError> {
     let mut kept = Vec::new();
     for output in &definition.output {
-        let filter = Filter {
-            prefix: &output.prefix,
-            suffix: &output.suffix,
-        };
+        let filter = filter(output);
         let taken = results.iter().filter(|result| filter.takes(&result.name));
         let taken: Vec<_> = taken.collect();
         if taken.is_empty() {
