@@ -131,9 +131,14 @@ fn a_deadline_that_a_start_cannot_meet_is_refused_at_once_and_the_start_happens(
         });
     };
     ended();
-    let request = hearth.request("POST", ADD_ONE);
-    let request = request.header("x-request-timeout-ms", "1");
-    let answer = hearth.send(request, add_one(1).as_bytes());
+    // No process starts within 20 ms; a request that is itself later than that on a busy
+    // machine is asked again.
+    let answer = eventually("a request is in time", || {
+        let request = hearth.request("POST", ADD_ONE);
+        let request = request.header("x-request-timeout-ms", "20");
+        let answer = hearth.send(request, add_one(1).as_bytes());
+        (answer.status != 504).then_some(answer)
+    });
     let sentence = answer.refusal(503);
     assert!(sentence.contains("is being started"), "{sentence}");
     let after: u64 = answer.header("retry-after-ms").unwrap().parse().unwrap();
