@@ -155,10 +155,7 @@ async fn with_model(
         drawing.is_some(),
     )
     .await;
-    // The scheduler has tried it with two workers. Those may have been killed by somebody, and a model
-    // has no effects, so it is tried again later.
-    let found =
-        found.map_err(|error| Verdict::of_error(&error, error.status().is_server_error()))?;
+    let found = found.map_err(|error| Verdict::of_model(&error))?;
     let json = found.json.clone();
     let mut results = vec![NewResult {
         name: format!("{name}.json"),
@@ -235,6 +232,12 @@ impl From<String> for Identity {
 // === impl Verdict ===
 
 impl Verdict {
+    /// Of what a model was asked. Where its workers died, two for each entry, somebody may have killed
+    /// them; a model has no effects, so it is asked again later.
+    fn of_model(error: &ApiError) -> Self {
+        Self::of_error(error, error.status().is_server_error())
+    }
+
     pub(crate) fn of_error(error: &ApiError, may_retry: bool) -> Self {
         let sentence = error.message().to_owned();
         match error.status() {

@@ -51,6 +51,10 @@ const MAX_FRAMES: u64 = 1_000_000;
 const PATIENCE: Duration = Duration::from_secs(600);
 const PAUSE: Duration = Duration::from_millis(20);
 
+/// How often a frame is tried whose workers die, each time with two of them: all before it would have
+/// to be looked at again with the job.
+const MAX_TRIES: u32 = 3;
+
 /// What videos need.
 #[derive(Debug)]
 pub(crate) struct Videos {
@@ -280,7 +284,7 @@ async fn look_at_all(
     record.finish().await
 }
 
-/// Has a model look at a frame, as often as nobody can.
+/// Has a model look at a frame, as often as nobody can, and some times more where workers die.
 async fn look(
     front: &Front,
     service: &Arc<Service>,
@@ -294,9 +298,10 @@ async fn look(
         picture,
     } = frame;
     let until = Instant::now() + PATIENCE;
+    let mut n_tries = 0;
     loop {
         let looked = bulk(front, service, model, (picture.clone(), room), true).await;
-        match looked {
+        let error = match looked {
             Ok(found) => {
                 return Ok(Seen {
                     number,
@@ -304,15 +309,20 @@ async fn look(
                     found,
                 });
             }
-            Err(error) if is_passing(&error) && Instant::now() < until => {
-                tokio::time::sleep(PAUSE).await;
-                room = take_room(front, picture.len()).await;
-            }
-            Err(error) => {
-                return Err(Verdict::of_error(&error, false)
-                    .because(|why| format!("frame {number} ({time} s): {why}")));
-            }
+            Err(error) => error,
+        };
+        let may_try = if is_passing(&error) {
+            Instant::now() < until
+        } else {
+            n_tries += 1;
+            error.status().is_server_error() && n_tries < MAX_TRIES
+        };
+        if !may_try {
+            let verdict = Verdict::of_model(&error);
+            return Err(verdict.because(|why| format!("frame {number} ({time} s): {why}")));
         }
+        tokio::time::sleep(PAUSE).await;
+        room = take_room(front, picture.len()).await;
     }
 }
 

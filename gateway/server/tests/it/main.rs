@@ -43,4 +43,5 @@ mod tls;
 mod traces;
 mod triton;
 mod truth;
+mod video;
 mod watch;
