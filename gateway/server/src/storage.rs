@@ -140,7 +140,7 @@ pub(crate) enum Trouble {
     Lasting,
     /// It may be possible later.
     Passing,
-    /// Nobody answers: nothing is possible there until somebody does.
+    /// Nobody answers, or who does is not ready: nothing is possible there until somebody is.
     Away,
 }
 

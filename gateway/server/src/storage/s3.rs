@@ -722,9 +722,14 @@ impl S3 {
         response: Response<Body>,
     ) -> StorageError {
         let status = response.status();
+        // MinIO says it there as well, where an answer has no body.
+        let code = response.headers().get("x-minio-error-code");
+        let code = code.and_then(|code| code.to_str().ok()).map(str::to_owned);
         let body = response.into_body().into_with_config().limit(64 << 10);
         let said = body.read_to_string().ok();
-        let (code, message) = said.and_then(|body| xml::error(&body)).unwrap_or_default();
+        let (code, message) = said
+            .and_then(|body| xml::error(&body))
+            .unwrap_or_else(|| (code.unwrap_or_default(), String::new()));
         let mut text = format!("{doing} `{}", excerpt(bucket));
         if !key.is_empty() {
             text = format!("{text}/{}", excerpt(key));
@@ -735,19 +740,26 @@ impl S3 {
                 text = format!("{text}, {}", excerpt(said));
             }
         }
-        let is_full = status == StatusCode::INSUFFICIENT_STORAGE || code.contains("StorageFull");
-        let is_passing = status.is_server_error()
-            || matches!(
-                status,
-                StatusCode::TOO_MANY_REQUESTS | StatusCode::REQUEST_TIMEOUT
-            )
-            || ["SlowDown", "RequestTimeout", "OperationAborted"].contains(&code.as_str());
-        let kind = match is_passing && !is_full {
-            true => Trouble::Passing,
-            // A disk that is full does not empty itself.
-            false => Trouble::Lasting,
-        };
-        self.trouble(kind, text)
+        self.trouble(kind_of(status, &code), text)
+    }
+}
+
+/// Returns what can be expected after an answer of this status and code.
+fn kind_of(status: StatusCode, code: &str) -> Trouble {
+    match code {
+        // MinIO begins, or ends: it takes its own end for that of its client.
+        "ClientDisconnected" => return Trouble::Away,
+        code if code.ends_with("NotInitialized") => return Trouble::Away,
+        "SlowDown" | "RequestTimeout" | "OperationAborted" => return Trouble::Passing,
+        // A disk that is full does not empty itself.
+        code if code.contains("StorageFull") => return Trouble::Lasting,
+        _ => {}
+    }
+    match status {
+        StatusCode::INSUFFICIENT_STORAGE => Trouble::Lasting,
+        StatusCode::TOO_MANY_REQUESTS | StatusCode::REQUEST_TIMEOUT => Trouble::Passing,
+        status if status.is_server_error() => Trouble::Passing,
+        _ => Trouble::Lasting,
     }
 }
 
@@ -761,12 +773,12 @@ fn run(
     agent.run(request)
 }
 
-/// Whether S3 says that it has no such thing as this, as stores do that announce nothing.
 /// What is asked about.
 fn notification() -> Vec<(&'static str, String)> {
     vec![("notification", String::new())]
 }
 
+/// Whether S3 says that it has no such thing as this, as stores do that announce nothing.
 fn is_not_offered(error: &StorageError) -> bool {
     error.message.contains("NotImplemented")
 }

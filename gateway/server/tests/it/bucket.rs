@@ -50,6 +50,26 @@ impl Bucket {
         });
     }
 
+    /// Has the bucket keep what is written over, so that it can be counted.
+    #[track_caller]
+    pub(crate) fn keep_versions(&self) {
+        let mut link = self.bucket.create_bucket(&self.credentials);
+        link.query_mut().insert("versioning", "");
+        let enabled = "<VersioningConfiguration><Status>Enabled</Status></VersioningConfiguration>";
+        let answer = self.agent.put(link.sign(LINK).as_str()).send(enabled);
+        assert_eq!(answer.unwrap().status(), 200);
+    }
+
+    /// Returns how many versions there are of all objects whose keys begin so, 1,000 at most.
+    pub(crate) fn n_versions(&self, prefix: &str) -> usize {
+        let mut link = self.bucket.get_object(Some(&self.credentials), "");
+        link.query_mut().insert("versions", "");
+        link.query_mut().insert("prefix", prefix.to_owned());
+        let answer = self.agent.get(link.sign(LINK).as_str()).call().unwrap();
+        let text = answer.into_body().read_to_string().unwrap();
+        text.matches("<VersionId>").count()
+    }
+
     pub(crate) fn notifications(&self) -> String {
         let mut link = self.bucket.get_object(Some(&self.credentials), "");
         link.query_mut().insert("notification", "");
@@ -69,6 +89,23 @@ impl Bucket {
     #[track_caller]
     pub(crate) fn put(&self, key: &str, body: &[u8]) {
         assert_eq!(self.try_put(key, body), 200, "{key}");
+    }
+
+    /// Uploads as who was told to: again until it is known to be there.
+    pub(crate) fn put_in_the_end(&self, key: &str, body: &[u8]) {
+        let head = self
+            .bucket
+            .head_object(Some(&self.credentials), key)
+            .sign(LINK);
+        eventually("it is uploaded", || {
+            // What was put without an answer is not put again: that would be another version.
+            let there = self.agent.head(head.as_str()).call().ok()?;
+            match there.status() {
+                StatusCode::OK => Some(()),
+                StatusCode::NOT_FOUND => (self.try_put(key, body) == 200).then_some(()),
+                _ => None,
+            }
+        });
     }
 
     /// Returns an object with its headers, if it is there.

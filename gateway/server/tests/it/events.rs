@@ -18,9 +18,10 @@ use crate::hearth::{Hearth, Store, command, eventually, finish, kill};
 use crate::objects::provider;
 use crate::pictures::{RED, picture_models, png};
 
-const PASSWORD: [(&str, &str); 2] = [("OSCAR_USERNAME", "oscar"), ("OSCAR_PASSWORD", "secret")];
+pub(crate) const PASSWORD: [(&str, &str); 2] =
+    [("OSCAR_USERNAME", "oscar"), ("OSCAR_PASSWORD", "secret")];
 
-fn basic() -> String {
+pub(crate) fn basic() -> String {
     format!("Basic {}", BASE64_STANDARD.encode("oscar:secret"))
 }
 

@@ -246,6 +246,8 @@ pub(crate) struct Hearth {
     scheme: &'static str,
     address: SocketAddr,
     agent: ureq::Agent,
+    /// Who calls it, where that is not said with the request.
+    authorization: Option<String>,
     store: Store,
     data: Arc<TempDir>,
     log: Log,
@@ -292,10 +294,12 @@ impl Hearth {
         root: Option<&str>,
     ) -> Self {
         let mut process = command()
-            .args(["serve", "--listen", "127.0.0.1:0", "--store"])
+            .args(["serve", "--store"])
             .arg(store.path())
             .arg("--data")
             .arg(data.path())
+            // Not by flag, which may be given once.
+            .env("HEARTH_LISTEN", "127.0.0.1:0")
             // Tests run beside each other, and count workers.
             .env("HEARTH_WORKER_THREADS", "1")
             .env("HEARTH_GRPC_LISTEN", "127.0.0.1:0")
@@ -319,6 +323,7 @@ impl Hearth {
             scheme: if root.is_some() { "https" } else { "http" },
             address,
             agent: agent(root),
+            authorization: None,
             store,
             data,
             log,
@@ -328,6 +333,12 @@ impl Hearth {
             (ready == StatusCode::OK).then_some(())
         });
         hearth
+    }
+
+    /// Says who calls it from now on.
+    pub(crate) fn authorized(mut self, authorization: String) -> Self {
+        self.authorization = Some(authorization);
+        self
     }
 
     pub(crate) fn address(&self) -> SocketAddr {
@@ -409,7 +420,11 @@ impl Hearth {
     /// Begins a request, for [`Hearth::send`].
     pub(crate) fn request(&self, method: &str, path: &str) -> http::request::Builder {
         let uri = format!("{}://{}{path}", self.scheme, self.address);
-        Request::builder().method(method).uri(uri)
+        let request = Request::builder().method(method).uri(uri);
+        match &self.authorization {
+            Some(authorization) => request.header("authorization", authorization),
+            None => request,
+        }
     }
 
     pub(crate) fn send(

@@ -9,6 +9,7 @@ mod access;
 mod add_one;
 mod batching;
 mod bucket;
+mod bulk;
 mod clients;
 mod coding;
 mod command;

@@ -47,6 +47,7 @@ impl Minio {
             ("MINIO_ENDPOINT", self.endpoint().as_str()),
             ("MINIO_ACCESS_KEY", KEYS[0]),
             ("MINIO_SECRET_KEY", KEYS[1]),
+            ("HEARTH_EVENTS_TOKEN", EVENTS_TOKEN),
         ]
         .map(|(name, value)| (name.to_owned(), value.to_owned()))
         .into()

@@ -46,3 +46,24 @@ fn a_region_is_no_way_to_another_host() {
         assert!(amazon(region).is_err(), "{region}");
     }
 }
+
+#[test]
+fn what_can_be_expected_after_a_refusal() {
+    for (status, code, expected) in [
+        (499, "ClientDisconnected", Trouble::Away),
+        (503, "XMinioServerNotInitialized", Trouble::Away),
+        (503, "XMinioIAMNotInitialized", Trouble::Away),
+        (503, "SlowDownRead", Trouble::Passing),
+        (500, "", Trouble::Passing),
+        (429, "", Trouble::Passing),
+        (400, "RequestTimeout", Trouble::Passing),
+        (409, "OperationAborted", Trouble::Passing),
+        (507, "", Trouble::Lasting),
+        (507, "XMinioStorageFull", Trouble::Lasting),
+        (403, "AccessDenied", Trouble::Lasting),
+        (404, "NoSuchBucket", Trouble::Lasting),
+    ] {
+        let status = StatusCode::from_u16(status).unwrap();
+        assert_eq!(kind_of(status, code), expected, "{status} {code}");
+    }
+}
