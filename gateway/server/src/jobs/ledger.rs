@@ -1,9 +1,10 @@
 //! The ledger: which jobs there are, and which objects have had theirs, on the disk.
 //!
 //! One thread owns the database. What is asked of it comes through a bounded channel; all that waits
-//! there together is one transaction, and answered when that is on the disk. A job is written twice,
-//! when it is announced and when it has ended: what runs is known in memory alone, so that at the next
-//! start everything that has not ended is pending again.
+//! there together is one transaction, and answered when that is on the disk. A job is written when it is
+//! announced and when it has ended; that it was begun is noted for all that are taken together. At the
+//! next start everything that has not ended is pending again, and what a gateway that was killed had in
+//! work has lost an attempt, so that nothing kills it for ever.
 
 mod book;
 
@@ -173,6 +174,10 @@ impl Ledger {
     pub(crate) fn open(data: &Path) -> anyhow::Result<Arc<Self>> {
         let news = Arc::new(News::default());
         let mut book = Book::open(data, Bounds::default())?;
+        // What can't be written now is counted at the next start.
+        if let Err(error) = book.alone(|book| book.mourn(now_ms())) {
+            tracing::error!(%error, "the jobs that were in work can't be counted");
+        }
         news.tell(&mut book);
         let (sender, receiver) = mpsc::channel(CHANNEL);
         let told = Arc::clone(&news);
@@ -368,6 +373,10 @@ fn keep(mut book: Book, mut requests: mpsc::Receiver<Box<dyn Request>>, news: &N
         for request in group {
             request.answer(committed.as_ref().copied());
         }
+    }
+    // Whoever stops in order gives up what is in work.
+    if let Err(error) = book.alone(Book::clear) {
+        tracing::error!(%error, "the jobs that are in work can't be given up");
     }
 }
 

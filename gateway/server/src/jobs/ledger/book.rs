@@ -1,6 +1,6 @@
 //! The tables of the ledger, and what is known of them in memory. Blocks, and knows no thread.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::path::Path;
 use std::time::Duration;
 
@@ -24,6 +24,13 @@ const ATTEMPTS: u32 = 5;
 
 /// How long a job rests after its first failure; four times as long after each other.
 const REST: Duration = Duration::from_secs(2);
+
+/// How long after each other jobs are begun that the gateway ended with more than once: what one of them
+/// does to it, it then does alone.
+const APART: Duration = Duration::from_millis(100);
+
+/// Jobs that are passed over because another of the same key is in work.
+const SKIPPED: usize = 1024;
 
 /// Rows that one request deletes because they are of no use any more.
 const SWEPT: usize = 10_000;
@@ -86,6 +93,8 @@ pub(super) struct Book {
     connection: Connection,
     bounds: Bounds,
     running: HashMap<i64, Running>,
+    /// What those are about.
+    places: HashSet<Place>,
     counts: BTreeMap<String, Count>,
     sums: Sums,
     /// Services of which something was counted since it was told.
@@ -102,8 +111,19 @@ pub(super) struct Book {
 #[derive(Debug)]
 struct Running {
     service: String,
+    place: Option<Place>,
     started: i64,
     _deleted: oneshot::Sender<()>,
+}
+
+/// A key, whatever there is: of two states of it a service has one in work, so that the results of the
+/// later are not followed by those of the earlier.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+struct Place {
+    service: String,
+    provider: String,
+    bucket: String,
+    key: String,
 }
 
 /// Over all services.
@@ -185,6 +205,7 @@ impl Book {
                  job integer not null,
                  primary key (service, provider, bucket, key, identity)
              ) strict, without rowid;
+             create table if not exists begun (id integer primary key) strict;
              pragma user_version = {SCHEMA};
              commit;"
         ))?;
@@ -192,6 +213,7 @@ impl Book {
             connection,
             bounds,
             running: HashMap::new(),
+            places: HashSet::new(),
             counts: BTreeMap::new(),
             sums: Sums::default(),
             changed: BTreeSet::new(),
@@ -203,6 +225,37 @@ impl Book {
         let pending = book.counts.iter().filter(|(_, count)| count.pending > 0);
         book.fresh = pending.map(|(service, _)| service.clone()).collect();
         Ok(book)
+    }
+
+    /// Counts an attempt of each job that was in work when the gateway was ended: it may have been what
+    /// ended it.
+    pub(super) fn mourn(&mut self, now: i64) -> Result<()> {
+        let mut select = self.connection.prepare(
+            "select id, attempt from jobs join begun using (id) where state = 0 order by id",
+        )?;
+        let begun = select.query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?;
+        let begun: Vec<(i64, u32)> = begun.collect::<Result<_>>()?;
+        drop(select);
+        let mut turn = 0;
+        for (id, attempt) in begun {
+            let verdict = Verdict::Failed {
+                log: "the gateway was ended while this was in work".to_owned(),
+                may_retry: true,
+            };
+            self.finish(now, id, &verdict, Duration::ZERO)?;
+            if attempt > 0 {
+                let sql = "update jobs set due = due + ?2 where id = ?1 and state = 0";
+                self.connection.execute(sql, params![id, turn])?;
+                turn += APART.as_millis() as i64;
+            }
+        }
+        self.clear()
+    }
+
+    /// Forgets what is in work: it is given up, through no fault of its own.
+    pub(super) fn clear(&mut self) -> Result<()> {
+        self.connection.execute("delete from begun", [])?;
+        Ok(())
     }
 
     /// Counts what is there.
@@ -280,6 +333,16 @@ impl Book {
         committed
     }
 
+    /// Does work in a transaction by itself.
+    ///
+    /// # Errors
+    /// When it is not done.
+    pub(super) fn alone(&mut self, work: impl FnOnce(&mut Self) -> Result<()>) -> Result<()> {
+        let mut done = Ok(());
+        self.transaction(|book| done = book.apart(work))?;
+        done
+    }
+
     /// Does one part of a transaction, all or nothing of it.
     ///
     /// # Errors
@@ -327,6 +390,9 @@ impl Book {
 
     fn leave(&mut self, id: i64) {
         if let Some(left) = self.running.remove(&id) {
+            if let Some(place) = &left.place {
+                self.places.remove(place);
+            }
             self.count(left.service).running -= 1;
         }
     }
@@ -441,12 +507,16 @@ impl Book {
             has_more: false,
             next_due: None,
         };
+        let mut begin = self
+            .connection
+            .prepare_cached("insert or ignore into begun values (?1)")?;
         // Those that run are in the way: no more than a bounded number.
         let mut select = self.connection.prepare_cached(
             "select id, name, event, provider, bucket, key, identity, size, attempt from jobs
              where service = ?1 and state = 0 and due <= ?2 order by due, id",
         )?;
         let mut rows = select.query(params![service, now])?;
+        let mut n_skipped = 0;
         while let Some(row) = rows.next()? {
             let id = row.get(0)?;
             if self.running.contains_key(&id) {
@@ -457,14 +527,35 @@ impl Book {
                 break;
             }
             let (handed, deleted) = handed(row)?;
+            let place = handed.job.object.as_ref().map(|object| Place {
+                service: service.to_owned(),
+                provider: object.provider.clone(),
+                bucket: object.bucket.clone(),
+                key: object.key.clone(),
+            });
+            // When that other one has ended, this is asked again.
+            if place
+                .as_ref()
+                .is_some_and(|place| self.places.contains(place))
+            {
+                taken.has_more = true;
+                n_skipped += 1;
+                if n_skipped == SKIPPED {
+                    break;
+                }
+                continue;
+            }
             if handed.bytes > bytes && !taken.jobs.is_empty() {
                 taken.has_more = true;
                 break;
             }
+            begin.execute([id])?;
             bytes = bytes.saturating_sub(handed.bytes);
             taken.jobs.push(handed);
+            self.places.extend(place.clone());
             let running = Running {
                 service: service.to_owned(),
+                place,
                 started: now,
                 _deleted: deleted,
             };
@@ -473,6 +564,7 @@ impl Book {
         }
         drop(rows);
         drop(select);
+        drop(begin);
         if !taken.jobs.is_empty() {
             self.count(service.to_owned()).running += taken.jobs.len() as u64;
         }
@@ -501,6 +593,8 @@ impl Book {
         let found: Option<(String, u32, String, u64)> = found.optional()?;
         drop(select);
         self.notes.push(Note::Left(id));
+        let sql = "delete from begun where id = ?1";
+        self.connection.prepare_cached(sql)?.execute([id])?;
         // It was deleted.
         let Some((service, attempt, mut log, event_bytes)) = found else {
             return Ok(());

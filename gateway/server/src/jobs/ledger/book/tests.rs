@@ -77,12 +77,15 @@ struct Model {
     /// In the order in which they came.
     jobs: Vec<Entry>,
     seen: BTreeSet<(usize, u8, u8)>,
+    /// Keys of services that are in work, until a transaction ends in which they are not any more.
+    held: BTreeSet<(usize, u8)>,
 }
 
 #[derive(Clone, Debug)]
 struct Entry {
     name: String,
     service: usize,
+    key: Option<u8>,
     status: Status,
     attempt: u32,
     due: i64,
@@ -178,6 +181,7 @@ impl World {
                 model.jobs.push(Entry {
                     name: name.clone(),
                     service: *service,
+                    key: of.map(|(key, _)| key),
                     status: Status::Pending,
                     attempt: 0,
                     due: self.now,
@@ -209,15 +213,26 @@ impl World {
             .iter()
             .map(|job| job.due)
             .find(|due| *due > self.now);
-        let mut due: Vec<_> = waiting
-            .into_iter()
-            .filter(|job| job.due <= self.now)
-            .collect();
-        assert_eq!(taken.has_more, due.len() > n);
-        if !taken.has_more {
+        let mut has_more = false;
+        let mut due = Vec::new();
+        for job in waiting.into_iter().filter(|job| job.due <= self.now) {
+            if due.len() >= n {
+                has_more = true;
+                break;
+            }
+            // Of another state of the same object.
+            if let Some(key) = job.key
+                && !model.held.insert((service, key))
+            {
+                has_more = true;
+                continue;
+            }
+            due.push(job);
+        }
+        assert_eq!(taken.has_more, has_more);
+        if !has_more {
             assert_eq!(taken.next_due, next);
         }
-        due.truncate(n);
         let names = |handed: &Handed| (handed.job.name.clone(), handed.job.attempt);
         let expected: Vec<_> = due
             .iter()
@@ -330,10 +345,33 @@ fn check(book: &Book, model: &Model) {
     }
 }
 
-fn restart(model: &mut Model) {
-    for job in &mut model.jobs {
-        if job.status == Status::Running {
+impl Model {
+    /// Ends a transaction.
+    fn settle(&mut self) {
+        let running = self.jobs.iter();
+        let running = running.filter(|job| job.status == Status::Running);
+        let held = running.filter_map(|job| Some((job.service, job.key?)));
+        self.held = held.collect();
+    }
+
+    /// What was in work has lost an attempt; what has lost more than one waits for its turn.
+    fn restart(&mut self, now: i64) {
+        let mut turn = 0;
+        for job in &mut self.jobs {
+            if job.status != Status::Running {
+                continue;
+            }
+            job.attempt += 1;
+            if job.attempt == ATTEMPTS {
+                (job.status, job.finished) = (Status::Failed, now);
+                continue;
+            }
             job.status = Status::Pending;
+            job.due = now + 2000 * 4_i64.pow(job.attempt - 1);
+            if job.attempt > 1 {
+                job.due += turn;
+                turn += 100;
+            }
         }
     }
 }
@@ -382,8 +420,10 @@ proptest! {
             if matches!(fate, Fate::Crash | Fate::CommitAndCrash) {
                 drop(book);
                 book = open(&world.folder);
-                restart(&mut model);
+                book.alone(|book| book.mourn(world.now)).unwrap();
+                model.restart(world.now);
             }
+            model.settle();
             check(&book, &model);
         }
     }
@@ -574,4 +614,59 @@ fn a_newer_schema_is_not_touched() {
     newer.unwrap();
     let error = Book::open(folder.path(), Bounds::default()).unwrap_err();
     assert!(error.to_string().contains("schema 2"), "{error}");
+}
+
+#[test]
+fn a_job_that_ends_the_gateway_each_time_fails_alone_after_so_many() {
+    let folder = TempDir::new().unwrap();
+    let mut book = open(&folder);
+    let jobs = [post("one", "kills"), post("one", "beside")];
+    book.alone(|book| book.announce(0, &jobs).map(drop))
+        .unwrap();
+    let begin = |book: &mut Book, now| {
+        let mut begun = Vec::new();
+        book.alone(|book| {
+            begun = book.take(now, "one", 2, u64::MAX)?.jobs;
+            Ok(())
+        })
+        .unwrap();
+        let begun = begun.into_iter().map(|handed| handed.job);
+        begun.map(|job| (job.name, job.attempt)).collect::<Vec<_>>()
+    };
+    // As it is when the process is killed.
+    let kill = |book: Book, now| {
+        drop(book);
+        let mut book = open(&folder);
+        book.alone(|book| book.mourn(now)).unwrap();
+        book
+    };
+    let job = |name: &str, attempt| (name.to_owned(), attempt);
+    for (attempt, now) in [(0, 0), (1, 2000)] {
+        let begun = begin(&mut book, now);
+        assert_eq!(begun, [job("kills", attempt), job("beside", attempt)]);
+        book = kill(book, now);
+    }
+    // From now on by itself.
+    assert_eq!(begin(&mut book, 10_000), [job("kills", 2)]);
+    book = kill(book, 10_000);
+    assert_eq!(begin(&mut book, 20_000), [job("beside", 2)]);
+    // Whoever stops in order takes no attempt.
+    book.alone(Book::clear).unwrap();
+    book = kill(book, 20_000);
+    assert_eq!(
+        begin(&mut book, 50_000),
+        [job("beside", 2), job("kills", 3)]
+    );
+    book = kill(book, 50_000);
+    assert_eq!(
+        begin(&mut book, 1_000_000),
+        [job("beside", 3), job("kills", 4)]
+    );
+    book = kill(book, 1_000_000);
+    let log = book.log("one", "kills").unwrap().unwrap();
+    let said = "the gateway was ended while this was in work";
+    assert_eq!(log.matches(said).count(), 5, "{log}");
+    let failed = book.page("one", Which::Failed, None, 9).unwrap().jobs;
+    assert_eq!((failed.len(), failed[0].name.as_str()), (1, "kills"));
+    assert_eq!(begin(&mut book, 9_000_000), [job("beside", 4)]);
 }
