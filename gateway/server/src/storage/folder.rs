@@ -119,9 +119,9 @@ impl Folder {
         self.block(move |this| {
             let (head, file) = this.wanted(&wanted, limit)?;
             let mut bytes = Vec::with_capacity(usize::try_from(head.size).unwrap_or(0));
-            let read = file.take(limit + 1).read_to_end(&mut bytes);
+            let read = (&file).take(limit + 1).read_to_end(&mut bytes);
             read.map_err(|error| this.failed(Path::new(&wanted.key), &error))?;
-            check_whole(&head, bytes.len() as u64)?;
+            this.check_whole(&head, &file, bytes.len() as u64)?;
             Ok((head, bytes.into()))
         })
         .await
@@ -137,8 +137,9 @@ impl Folder {
         self.block(move |this| {
             let (head, file) = this.wanted(&wanted, limit)?;
             let mut copy = File::create_new(&to).map_err(|error| not_kept(&to, &error))?;
-            let copied = io::copy(&mut file.take(limit + 1), &mut copy);
-            check_whole(&head, copied.map_err(|error| not_kept(&to, &error))?)?;
+            let copied = io::copy(&mut (&file).take(limit + 1), &mut copy);
+            let bytes = copied.map_err(|error| not_kept(&to, &error))?;
+            this.check_whole(&head, &file, bytes)?;
             Ok(head)
         })
         .await
@@ -258,6 +259,21 @@ impl Inner {
             true => Err(StorageError::too_large(wanted, Some(head.size), limit)),
             false => Ok((head, file)),
         }
+    }
+
+    /// Checks that a file was read as it was: whoever writes to it may do so meanwhile.
+    fn check_whole(&self, before: &Head, file: &File, bytes: u64) -> Result<(), StorageError> {
+        let after = head(file, &before.key);
+        let after = after.map_err(|error| self.failed(Path::new(&before.key), &error))?;
+        if bytes == before.size && after.etag == before.etag {
+            return Ok(());
+        }
+        Err(StorageError::definite(format!(
+            "`{}` changed while it was read: {bytes} bytes came of {}, it has {} now",
+            excerpt(&before.key),
+            before.size,
+            after.size
+        )))
     }
 
     fn root(&self) -> io::Result<OwnedFd> {
@@ -403,18 +419,6 @@ fn attributes(file: &File) -> BTreeMap<String, String> {
         Some((plain.to_owned(), value.to_owned()))
     };
     names.filter_map(attribute).collect()
-}
-
-/// It may grow or shrink while it is read.
-fn check_whole(head: &Head, bytes: u64) -> Result<(), StorageError> {
-    if bytes == head.size {
-        return Ok(());
-    }
-    Err(StorageError::definite(format!(
-        "`{}` changed while it was read: {bytes} bytes came of {}",
-        excerpt(&head.key),
-        head.size
-    )))
 }
 
 // === paths ===

@@ -262,7 +262,7 @@ impl S3 {
         self.block(move |this| {
             let (head, body) = this.get(&wanted, limit)?;
             let read = body.into_with_config().limit(limit + 1).read_to_vec();
-            let bytes = read.map_err(|error| this.lost(&error))?;
+            let bytes = read.map_err(|error| this.broken(&wanted, &error))?;
             this.check_size(&wanted, &head, bytes.len() as u64, limit)?;
             Ok((head, bytes.into()))
         })
@@ -283,7 +283,8 @@ impl S3 {
             let mut buffer = vec![0; 256 << 10];
             let mut bytes = 0;
             loop {
-                let n_read = from.read(&mut buffer).map_err(|error| this.lost(&error))?;
+                let n_read = from.read(&mut buffer);
+                let n_read = n_read.map_err(|error| this.broken(&wanted, &error))?;
                 if n_read == 0 {
                     break;
                 }
@@ -699,6 +700,14 @@ impl S3 {
 
     fn trouble(&self, kind: Trouble, what: impl fmt::Display) -> StorageError {
         StorageError::new(kind, format!("{}: {what}", self.name))
+    }
+
+    /// An object began to come and did not end: it may be that object's fault, so it is not waited for as
+    /// for a store that is away.
+    fn broken(&self, wanted: &Wanted, error: &dyn std::error::Error) -> StorageError {
+        let key = excerpt(&wanted.key);
+        let what = format_args!("`{key}` did not come to its end: {error}");
+        self.trouble(Trouble::Passing, what)
     }
 
     /// Nothing was answered, or not all of it.

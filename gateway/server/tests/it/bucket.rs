@@ -108,6 +108,13 @@ impl Bucket {
         });
     }
 
+    #[track_caller]
+    pub(crate) fn delete(&self, key: &str) {
+        let link = self.bucket.delete_object(Some(&self.credentials), key);
+        let answer = self.agent.delete(link.sign(LINK).as_str()).call().unwrap();
+        assert_eq!(answer.status(), 204, "{key}");
+    }
+
     /// Returns an object with its headers, if it is there.
     pub(crate) fn get(&self, key: &str) -> Option<(HeaderMap, Vec<u8>)> {
         let link = self

@@ -391,7 +391,7 @@ fn a_service_that_would_call_itself_for_ever_is_refused() {
 }
 
 /// Returns the bucket of this name at the store that a gateway has itself.
-fn own_bucket(hearth: &Hearth, name: &str) -> Bucket {
+pub(crate) fn own_bucket(hearth: &Hearth, name: &str) -> Bucket {
     let (endpoint, access_key, secret_key) = provider(hearth);
     Bucket::new(&endpoint, name, [&access_key, &secret_key])
 }

@@ -131,6 +131,28 @@ pub(crate) fn command() -> Command {
     command
 }
 
+/// Returns the command `hearth serve` on this store and this data folder.
+pub(crate) fn serving(store: &Store, data: &Path, args: &[&str], env: &[(&str, &str)]) -> Command {
+    let mut command = command();
+    command
+        .args(["serve", "--store"])
+        .arg(store.path())
+        .arg("--data")
+        .arg(data)
+        // Not by flag, which may be given once.
+        .env("HEARTH_LISTEN", "127.0.0.1:0")
+        // Tests run beside each other, and count workers.
+        .env("HEARTH_WORKER_THREADS", "1")
+        .env("HEARTH_GRPC_LISTEN", "127.0.0.1:0")
+        .env("HEARTH_SPARE_WORKERS", "0")
+        .env("HEARTH_MEASURE_MODELS", "false")
+        // Tests halt workers.
+        .env("HEARTH_RUN_LIMIT_S", "600")
+        .args(args)
+        .envs(env.iter().copied());
+    command
+}
+
 /// Runs a command to its end, which has to come, and returns what it said.
 pub(crate) fn finish(command: &mut Command) -> Output {
     finish_reading(Stdio::null(), PATIENCE, command)
@@ -293,22 +315,18 @@ impl Hearth {
         env: &[(&str, &str)],
         root: Option<&str>,
     ) -> Self {
-        let mut process = command()
-            .args(["serve", "--store"])
-            .arg(store.path())
-            .arg("--data")
-            .arg(data.path())
-            // Not by flag, which may be given once.
-            .env("HEARTH_LISTEN", "127.0.0.1:0")
-            // Tests run beside each other, and count workers.
-            .env("HEARTH_WORKER_THREADS", "1")
-            .env("HEARTH_GRPC_LISTEN", "127.0.0.1:0")
-            .env("HEARTH_SPARE_WORKERS", "0")
-            .env("HEARTH_MEASURE_MODELS", "false")
-            // Tests halt workers.
-            .env("HEARTH_RUN_LIMIT_S", "600")
-            .args(args)
-            .envs(env.iter().copied())
+        let command = serving(&store, data.path(), args, env);
+        Self::start_command(command, store, data, root)
+    }
+
+    /// Starts it by a command that [`serving`] has made, or one that becomes that.
+    pub(crate) fn start_command(
+        mut command: Command,
+        store: Store,
+        data: Arc<TempDir>,
+        root: Option<&str>,
+    ) -> Self {
+        let mut process = command
             .stdin(Stdio::null())
             .stderr(Stdio::piped())
             .spawn()

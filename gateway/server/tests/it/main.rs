@@ -18,6 +18,7 @@ mod events;
 mod files;
 mod grpc;
 mod hearth;
+mod hostile;
 mod infer;
 mod jobs;
 mod load;

@@ -116,6 +116,33 @@ async fn what_is_gone_or_too_large_is_said() {
 }
 
 #[tokio::test]
+async fn what_is_written_to_while_it_is_read_is_said() {
+    let place = Place::new();
+    place.put("a", b"hello").await.unwrap();
+    let wanted = Wanted {
+        bucket: "b".to_owned(),
+        key: "a".to_owned(),
+        version: None,
+    };
+    let inner = &place.folder.inner;
+    let (head, file) = inner.wanted(&wanted, 10).unwrap();
+    assert_eq!(inner.check_whole(&head, &file, 5), Ok(()));
+    assert!(inner.check_whole(&head, &file, 4).is_err());
+    // Of as many bytes, and of others.
+    for content in ["hell0", "hello!"] {
+        std::fs::write(place.path("b/a"), content).unwrap();
+        let later = std::time::SystemTime::now() + std::time::Duration::from_secs(5);
+        let written = File::options().write(true).open(place.path("b/a")).unwrap();
+        written.set_modified(later).unwrap();
+        let error = inner.check_whole(&head, &file, 5).unwrap_err();
+        assert!(
+            error.message.contains("`a` changed while it was read"),
+            "{error}"
+        );
+    }
+}
+
+#[tokio::test]
 async fn listings_are_in_the_order_of_keys() {
     let place = Place::new();
     let keys = ["a.txt", "a/b", "a/c/d", "a0", "b", "in/1", "in/2"];
