@@ -635,7 +635,11 @@ impl Book {
                 self.fresh.insert(service);
                 return Ok(());
             }
-            Verdict::Succeeded { log } => (SUCCEEDED, log),
+            Verdict::Succeeded { log: said } => {
+                // It is the answer, of a model JSON: what was tried before is no part of it.
+                log.clear();
+                (SUCCEEDED, said)
+            }
             Verdict::Failed { log, .. } => (FAILED, log),
         };
         log.push_str(said);
