@@ -13,7 +13,7 @@ use gateway_oscar::Minio;
 use http::uri::Authority;
 use http::{HeaderMap, header};
 use time::OffsetDateTime;
-use workers_protocol::{Code, InferError};
+use workers_protocol::InferError;
 
 /// Name of the folder in the data directory.
 const FOLDER: &str = "objects";
@@ -67,23 +67,6 @@ impl Objects {
             region,
             endpoint,
         })
-    }
-
-    /// Returns our own store.
-    ///
-    /// # Errors
-    /// `Unimplemented` where there is another.
-    pub(crate) fn own(&self) -> Result<&Arc<Store>, InferError> {
-        match self {
-            Self::Own { store, .. } => Ok(store),
-            Self::External(minio) => Err(InferError::new(
-                Code::Unimplemented,
-                format!(
-                    "buckets are at {}: ask there, with the keys that `/system/config` names",
-                    minio.endpoint
-                ),
-            )),
-        }
     }
 
     /// Returns how much there is; of what is at another's nothing is known.

@@ -11,7 +11,7 @@ use gateway_scheduler::RevisionLimits;
 use gateway_script::{Runner, RunnerOptions};
 use time::OffsetDateTime;
 use tokio::net::TcpListener;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
 
@@ -198,6 +198,8 @@ pub(crate) async fn serve(options: ServeOptions) -> anyhow::Result<()> {
     let pump = tokio::spawn(pump.run(draining.clone()));
     let room = Arc::new(Semaphore::new(options.max_connections as usize));
     background.spawn(keep_places(Arc::clone(&front)));
+    // Before anybody can be answered, and know that it runs.
+    let mut stopping = Stopping::new()?;
     let mut serving = JoinSet::new();
     if let Some(listener) = grpc_listener {
         let limit = usize::try_from(options.grpc_max_message)?;
@@ -249,7 +251,7 @@ pub(crate) async fn serve(options: ServeOptions) -> anyhow::Result<()> {
         draining,
     ));
 
-    asked_to_stop().await?;
+    stopping.asked().await;
     tracing::info!("stopping: requests in flight are answered, new ones are not accepted");
     let stop = async {
         drain.send_replace(true);
@@ -275,10 +277,7 @@ pub(crate) async fn serve(options: ServeOptions) -> anyhow::Result<()> {
     };
     tokio::select! {
         () = stop => tracing::info!("stopped"),
-        stopped = asked_to_stop() => {
-            stopped?;
-            tracing::warn!("stopping at once");
-        }
+        () = stopping.asked() => tracing::warn!("stopping at once"),
     }
     Ok(())
 }
@@ -321,12 +320,25 @@ fn objects(options: &ServeOptions, address: Option<SocketAddr>) -> anyhow::Resul
     Objects::open_own(&options.data, storage.keys(), region, endpoint)
 }
 
-async fn asked_to_stop() -> std::io::Result<()> {
-    let mut terminate = signal(SignalKind::terminate())?;
-    let mut interrupt = signal(SignalKind::interrupt())?;
-    tokio::select! {
-        _ = terminate.recv() => {}
-        _ = interrupt.recv() => {}
+/// The signals that ask to stop; while this is there they do nothing else.
+struct Stopping {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Stopping {
+    fn new() -> std::io::Result<Self> {
+        Ok(Self {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+        })
     }
-    Ok(())
+
+    /// Waits until somebody asks.
+    async fn asked(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
+    }
 }

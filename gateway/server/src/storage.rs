@@ -4,6 +4,7 @@
 //! [`Providers::of`]. Nothing is reached that neither the operator nor the service's own definition
 //! names: redirects are not followed, no proxy is asked, no link leads out of a folder.
 
+pub(crate) mod buckets;
 mod folder;
 mod own;
 mod places;
@@ -21,6 +22,7 @@ use time::OffsetDateTime;
 use tokio::sync::Semaphore;
 use workers_protocol::{Code, InferError};
 
+use buckets::Selection;
 pub(crate) use folder::{Folder, NamedFolder};
 pub(crate) use own::Own;
 pub(crate) use s3::{Account, Presign, S3};
@@ -164,6 +166,16 @@ impl Providers {
         }
     }
 
+    /// Returns where the gateway's own buckets are.
+    ///
+    /// # Errors
+    /// `Unimplemented` where there are none.
+    pub(crate) fn default(&self) -> Result<&Storage, InferError> {
+        self.default.as_ref().ok_or_else(|| {
+            InferError::new(Code::Unimplemented, "there is no storage of objects here")
+        })
+    }
+
     /// Returns a provider that a service names in this way; nothing where it is of a type that can't be
     /// used yet.
     ///
@@ -292,21 +304,31 @@ impl Storage {
         prefix: &str,
         after: Option<&str>,
     ) -> Result<Page, StorageError> {
+        let selection = || Selection {
+            prefix: prefix.to_owned(),
+            after: after.map(str::to_owned),
+            max: PAGE,
+        };
         match self {
-            Self::Own(own) => own.list(bucket, prefix, after).await,
-            Self::S3(s3) => s3.list(bucket, prefix, after).await,
+            Self::Own(own) => own.select(bucket, selection()).await,
+            Self::S3(s3) => s3.select(bucket, selection()).await,
             Self::Folder(folder) => folder.list(bucket, prefix, after).await,
         }
     }
 
-    /// Makes a bucket and a folder in it, where they are not there yet.
+    /// Makes a bucket and a folder in it for a service, where they are not there yet.
     ///
     /// # Errors
     /// Where they can't be made.
-    pub(crate) async fn prepare(&self, bucket: &str, folder: &str) -> Result<(), StorageError> {
+    pub(crate) async fn prepare(
+        &self,
+        bucket: &str,
+        folder: &str,
+        service: &str,
+    ) -> Result<(), StorageError> {
         match self {
-            Self::Own(own) => own.prepare(bucket, folder).await,
-            Self::S3(s3) => s3.prepare(bucket, folder).await,
+            Self::Own(own) => own.prepare(bucket, folder, service).await,
+            Self::S3(s3) => s3.prepare(bucket, folder, service).await,
             Self::Folder(root) => root.prepare(bucket, folder).await,
         }
     }

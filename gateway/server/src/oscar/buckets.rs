@@ -9,14 +9,15 @@ use axum::extract::{Path, RawQuery, State};
 use axum::response::{IntoResponse as _, Response};
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use gateway_objects::{Bucket, Error, ListQuery, Store};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
 use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
 use workers_protocol::{Code, InferError};
 
+use super::services::to_its_end;
 use super::{Text, query_value, rfc3339};
 use crate::rest::Front;
+use crate::storage::buckets::{Bucket, FROM_SERVICE_TAG, SERVICE_TAG, Selection, Tags};
 use crate::storage::{Account, Presign};
 
 /// Largest body, in bytes.
@@ -36,8 +37,6 @@ const OWNER: &str = "cluster_admin";
 const OWNER_TAG: &str = "owner";
 const VISIBILITY_TAG: &str = "visibility";
 const USERS_TAG: &str = "allowed_users";
-/// Says in the tags whether a service made the bucket.
-const SERVICE_TAG: &str = "service";
 
 /// Who sees a bucket. There is one user yet, so it is kept and shown.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -118,23 +117,18 @@ pub(super) async fn create(
     State(front): State<Arc<Front>>,
     headers: HeaderMap,
     body: Body,
-) -> Result<StatusCode, Text> {
+) -> Result<Response, Text> {
     let described: Described = read(&front, &headers, body).await?;
-    let tags = described.tags(BTreeMap::from([(
-        SERVICE_TAG.to_owned(),
-        "false".to_owned(),
-    )]))?;
-    let store = front.objects.own()?;
-    store
-        .create_bucket_with(&described.bucket_name, tags)
-        .await
-        .map_err(failure)?;
+    let tags = described.tags(Tags::from([(SERVICE_TAG.to_owned(), "false".to_owned())]))?;
+    let storage = front.providers.default()?.clone();
+    let bucket = described.bucket_name.clone();
+    let is_tagged = to_its_end(async move { storage.create_bucket(&bucket, tags).await }).await?;
     tracing::info!(bucket = described.bucket_name, "bucket created");
-    Ok(StatusCode::CREATED)
+    Ok(described.answer(StatusCode::CREATED, is_tagged))
 }
 
 pub(super) async fn list(State(front): State<Arc<Front>>) -> Result<Response, Text> {
-    let buckets = front.objects.own()?.buckets().await.map_err(failure)?;
+    let buckets = front.providers.default()?.buckets().await?;
     let shown: Vec<_> = buckets.into_iter().map(Shown::from).collect();
     Ok(Json(shown).into_response())
 }
@@ -143,24 +137,20 @@ pub(super) async fn update(
     State(front): State<Arc<Front>>,
     headers: HeaderMap,
     body: Body,
-) -> Result<StatusCode, Text> {
+) -> Result<Response, Text> {
     let described: Described = read(&front, &headers, body).await?;
-    let store = front.objects.own()?;
-    let bucket = store
-        .bucket(&described.bucket_name)
-        .await
-        .map_err(failure)?;
-    if bucket
-        .tags
-        .get(SERVICE_TAG)
-        .is_some_and(|made| made == "true")
-    {
+    let storage = front.providers.default()?;
+    let bucket = storage.bucket(&described.bucket_name).await?;
+    let tag = |name| bucket.tags.get(name).map(String::as_str);
+    // One that outlives its service is as any other.
+    let is_there = |service| front.services.get(service).is_some();
+    if tag(SERVICE_TAG) == Some("true") && tag(FROM_SERVICE_TAG).is_none_or(is_there) {
         let message = "a bucket that a service made can't be changed";
         return Err(InferError::new(Code::PermissionDenied, message).into());
     }
     let tags = described.tags(bucket.tags)?;
-    store.set_tags(&bucket.name, tags).await.map_err(failure)?;
-    Ok(StatusCode::NO_CONTENT)
+    storage.set_tags(&bucket.name, tags).await?;
+    Ok(described.answer(StatusCode::NO_CONTENT, true))
 }
 
 pub(super) async fn get(
@@ -168,17 +158,16 @@ pub(super) async fn get(
     Path(name): Path<String>,
     RawQuery(query): RawQuery,
 ) -> Result<Response, Text> {
-    let store = front.objects.own()?;
+    let storage = front.providers.default()?;
     let value = |name| query_value(query.as_deref(), name).filter(|value| !value.is_empty());
-    let query = ListQuery {
+    let selection = Selection {
         prefix: value("prefix").unwrap_or_default(),
-        delimiter: None,
         after: value("page").map(|page| of_page(&page)).transpose()?,
         max: value("limit").map_or(Ok(PAGE), |limit| of_limit(&limit))?,
     };
-    let bucket = store.bucket(&name).await.map_err(failure)?;
-    let listing = store.list(&name, &query).await.map_err(failure)?;
-    let objects = listing.objects.into_iter().map(|object| Entry {
+    let bucket = storage.bucket(&name).await?;
+    let page = storage.select(&name, selection).await?;
+    let objects = page.objects.into_iter().map(|object| Entry {
         object_name: object.key,
         size_bytes: object.size,
         last_modified: rfc3339(object.modified),
@@ -188,41 +177,22 @@ pub(super) async fn get(
         bucket: bucket.into(),
         returned_items: objects.len(),
         objects,
-        is_truncated: listing.next.is_some(),
-        next_page: listing.next.map(|next| URL_SAFE_NO_PAD.encode(next)),
+        is_truncated: page.next.is_some(),
+        next_page: page.next.map(|next| URL_SAFE_NO_PAD.encode(next)),
     })
     .into_response())
 }
 
-/// Deletes a bucket with what is in it, as OSCAR does; to its end, also where its caller leaves.
+/// Deletes a bucket with what is in it, as OSCAR does.
 pub(super) async fn delete(
     State(front): State<Arc<Front>>,
     Path(name): Path<String>,
 ) -> Result<StatusCode, Text> {
-    let store = Arc::clone(front.objects.own()?);
+    let storage = front.providers.default()?.clone();
     let bucket = name.clone();
-    let deleted = tokio::spawn(async move { empty(&store, &bucket).await }).await;
-    deleted
-        .map_err(|error| InferError::internal(error.to_string()))?
-        .map_err(failure)?;
+    to_its_end(async move { storage.delete_bucket(&bucket).await }).await?;
     tracing::info!(bucket = name, "bucket deleted");
     Ok(StatusCode::NO_CONTENT)
-}
-
-async fn empty(store: &Store, bucket: &str) -> Result<(), Error> {
-    let query = ListQuery {
-        max: PAGE,
-        ..ListQuery::default()
-    };
-    loop {
-        match store.delete_bucket(bucket).await {
-            Err(Error::BucketNotEmpty(_)) => {}
-            result => return result,
-        }
-        let listing = store.list(bucket, &query).await?;
-        let keys = listing.objects.into_iter().map(|object| object.key);
-        store.delete_all(bucket, keys.collect()).await?;
-    }
 }
 
 pub(super) async fn presign(
@@ -232,9 +202,7 @@ pub(super) async fn presign(
     body: Body,
 ) -> Result<Response, Text> {
     let asked: Asked = read(&front, &headers, body).await?;
-    if let Ok(store) = front.objects.own() {
-        store.bucket(&name).await.map_err(failure)?;
-    }
+    front.providers.default()?.bucket(&name).await?;
     let key = asked.object_key.trim().trim_matches('/');
     if !(1..=gateway_objects::MAX_KEY_BYTES).contains(&key.len()) {
         return Err(InferError::invalid("`object_key`: expected 1 to 1024 bytes").into());
@@ -358,27 +326,11 @@ fn of_limit(limit: &str) -> Result<usize, InferError> {
     limit.ok_or_else(|| InferError::invalid(format!("`limit`: expected 1 to {PAGE}")))
 }
 
-#[expect(clippy::needless_pass_by_value, reason = "as `map_err` has it")]
-fn failure(error: Error) -> InferError {
-    let code = match &error {
-        Error::NoSuchBucket(_) | Error::NoSuchKey { .. } => Code::NotFound,
-        Error::InvalidBucketName(_) | Error::AttributesTooLarge { .. } => Code::InvalidArgument,
-        // OSCAR's status of it.
-        Error::BucketExists(_) => Code::InvalidArgument,
-        Error::TooMany { .. } => Code::PermissionDenied,
-        _ => Code::Internal,
-    };
-    InferError::new(code, error.to_string())
-}
-
 // === impl Described ===
 
 impl Described {
     /// Returns a bucket's tags, changed to what it is described as.
-    fn tags(
-        &self,
-        mut tags: BTreeMap<String, String>,
-    ) -> Result<BTreeMap<String, String>, InferError> {
+    fn tags(&self, mut tags: Tags) -> Result<Tags, InferError> {
         let visibility = self.visibility.unwrap_or_default();
         let users = self.allowed_users.as_deref().unwrap_or_default();
         if let Some(user) = users
@@ -394,6 +346,33 @@ impl Described {
         tags.insert(VISIBILITY_TAG.to_owned(), visibility.name().to_owned());
         tags.insert(USERS_TAG.to_owned(), users.join(" "));
         Ok(tags)
+    }
+
+    /// Answers a change as OSCAR does, with nothing, and says in a header what has no effect.
+    fn answer(&self, status: StatusCode, is_kept: bool) -> Response {
+        let mut idle = Vec::new();
+        if self.visibility.unwrap_or_default() != Visibility::Private {
+            idle.push("visibility");
+        }
+        if self
+            .allowed_users
+            .as_ref()
+            .is_some_and(|users| !users.is_empty())
+        {
+            idle.push("allowed_users");
+        }
+        let mut response = status.into_response();
+        if !idle.is_empty() {
+            let idle = idle.join(", ");
+            let warning = match is_kept {
+                true => format!("kept without effect: {idle}"),
+                false => format!("not kept, since buckets have no tags where they are: {idle}"),
+            };
+            if let Ok(value) = HeaderValue::from_str(&warning) {
+                response.headers_mut().insert("x-hearth-warning", value);
+            }
+        }
+        response
     }
 }
 

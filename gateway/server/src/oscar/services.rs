@@ -179,7 +179,7 @@ fn changed(
 const RETRY: Duration = Duration::from_secs(30);
 
 /// Does a change to its end, also where its caller leaves meanwhile.
-async fn to_its_end<T: Send + 'static>(
+pub(super) async fn to_its_end<T: Send + 'static>(
     work: impl Future<Output = Result<T, InferError>> + Send + 'static,
 ) -> Result<T, InferError> {
     tokio::spawn(work)

@@ -12,7 +12,8 @@ use gateway_objects::{Error, ListQuery, NewObject as Put, Object, Store, Watcher
 use tokio::fs::File;
 use tokio::io::{AsyncReadExt as _, AsyncSeekExt as _};
 
-use super::{Content, Head, NewObject, PAGE, Page, StorageError, Trouble, Wanted, not_kept};
+use super::buckets::{Selection, tags_of};
+use super::{Content, Head, NewObject, Page, StorageError, Trouble, Wanted, not_kept};
 
 /// Bytes of a file that are in memory at a time on their way to the store.
 const PART: usize = 256 << 10;
@@ -111,17 +112,16 @@ impl Own {
         told.map_err(|why| StorageError::new(Trouble::Passing, why))
     }
 
-    pub(super) async fn list(
+    pub(super) async fn select(
         &self,
         bucket: &str,
-        prefix: &str,
-        after: Option<&str>,
+        selection: Selection,
     ) -> Result<Page, StorageError> {
         let query = ListQuery {
-            prefix: prefix.to_owned(),
-            after: after.map(str::to_owned),
+            prefix: selection.prefix,
+            after: selection.after,
             delimiter: None,
-            max: PAGE,
+            max: selection.max,
         };
         let listing = self.store.list(bucket, &query).await?;
         Ok(Page {
@@ -130,8 +130,14 @@ impl Own {
         })
     }
 
-    pub(super) async fn prepare(&self, bucket: &str, folder: &str) -> Result<(), StorageError> {
-        match self.store.create_bucket(bucket).await {
+    pub(super) async fn prepare(
+        &self,
+        bucket: &str,
+        folder: &str,
+        service: &str,
+    ) -> Result<(), StorageError> {
+        let tags = tags_of(service);
+        match self.store.create_bucket_with(bucket, tags).await {
             Ok(()) | Err(Error::BucketExists(_)) => {}
             Err(error) => return Err(error.into()),
         }

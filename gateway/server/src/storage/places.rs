@@ -43,7 +43,8 @@ impl Providers {
             else {
                 continue;
             };
-            storage.prepare(&place.bucket, &place.folder).await?;
+            let name = &definition.name;
+            storage.prepare(&place.bucket, &place.folder, name).await?;
             if !place.is_input {
                 continue;
             }

@@ -3,6 +3,7 @@
 //! Paths are written and signed here, not by a library: the clients that there are make URLs of keys by
 //! way of a parser that resolves `..`, and so read another object than was asked for.
 
+mod buckets;
 mod notification;
 mod presign;
 pub(crate) mod sign;
@@ -24,9 +25,11 @@ use time::format_description::well_known::Rfc2822;
 use ureq::config::AutoHeaderValue;
 use ureq::tls::TlsConfig;
 use ureq::{Body, SendBody};
+use workers_protocol::Code;
 
+use super::buckets::{Selection, tags_of};
 use super::{
-    Announcing, Calls, Content, Head, MAX_KEY_BYTES, NewObject, PAGE, Page, StorageError, Trouble,
+    Announcing, Calls, Content, Head, MAX_KEY_BYTES, NewObject, Page, StorageError, Trouble,
     Wanted, excerpt, not_kept,
 };
 use notification::Configuration;
@@ -83,6 +86,15 @@ struct Call<'a> {
     query: Vec<(&'static str, String)>,
     headers: Vec<(String, String)>,
     payload: Payload,
+}
+
+/// Why a request was refused.
+#[derive(Debug)]
+struct Said {
+    status: StatusCode,
+    /// S3's word for it; empty where nothing is said.
+    code: String,
+    message: String,
 }
 
 /// What a request carries.
@@ -328,19 +340,18 @@ impl S3 {
         .await
     }
 
-    pub(super) async fn list(
+    pub(super) async fn select(
         self: &Arc<Self>,
         bucket: &str,
-        prefix: &str,
-        after: Option<&str>,
+        selection: Selection,
     ) -> Result<Page, StorageError> {
         let mut query = vec![
             ("encoding-type", "url".to_owned()),
             ("list-type", "2".to_owned()),
-            ("max-keys", PAGE.to_string()),
-            ("prefix", prefix.to_owned()),
+            ("max-keys", selection.max.to_string()),
+            ("prefix", selection.prefix),
         ];
-        query.extend(after.map(|after| ("start-after", after.to_owned())));
+        query.extend(selection.after.map(|after| ("start-after", after)));
         let bucket = bucket.to_owned();
         self.block(move |this| {
             let call = Call {
@@ -362,10 +373,17 @@ impl S3 {
         self: &Arc<Self>,
         bucket: &str,
         folder: &str,
+        service: &str,
     ) -> Result<(), StorageError> {
         let (bucket, folder) = (bucket.to_owned(), folder.to_owned());
+        let tags = tags_of(service);
         self.block(move |this| {
-            this.make_bucket(&bucket)?;
+            if this.make_bucket(&bucket)?
+                && let Err(error) = this.put_tags(&bucket, &tags)
+                && error.code != Code::Unimplemented
+            {
+                tracing::warn!(bucket, %error, "it is not marked as made by a service");
+            }
             // As OSCAR makes folders, which so can be seen in its clients.
             let marker = format!("{folder}/");
             if folder.is_empty() || this.head_now(&bucket, &marker)?.is_some() {
@@ -537,7 +555,7 @@ impl S3 {
         Ok(())
     }
 
-    fn make_bucket(&self, bucket: &str) -> Result<(), StorageError> {
+    fn has_bucket(&self, bucket: &str) -> Result<bool, StorageError> {
         let call = Call {
             method: Method::HEAD,
             bucket,
@@ -545,9 +563,16 @@ impl S3 {
         };
         let response = self.send(call)?;
         match response.status() {
-            status if status.is_success() => return Ok(()),
-            StatusCode::NOT_FOUND => {}
-            _ => return Err(self.refusal("looking at", bucket, "", response)),
+            status if status.is_success() => Ok(true),
+            StatusCode::NOT_FOUND => Ok(false),
+            _ => Err(self.refusal("looking at", bucket, "", response)),
+        }
+    }
+
+    /// Makes a bucket, unless it is there; returns whether it was not.
+    fn make_bucket(&self, bucket: &str) -> Result<bool, StorageError> {
+        if self.has_bucket(bucket)? {
+            return Ok(false);
         }
         // Of a body without a length MinIO expects XML.
         let location = match self.account.region.as_str() {
@@ -563,8 +588,8 @@ impl S3 {
         let response = self.send(call)?;
         match response.status() {
             // Somebody was faster.
-            StatusCode::CONFLICT => Ok(()),
-            status if status.is_success() => Ok(()),
+            StatusCode::CONFLICT => Ok(false),
+            status if status.is_success() => Ok(true),
             _ => Err(self.refusal("making", bucket, "", response)),
         }
     }
@@ -622,6 +647,7 @@ impl S3 {
     }
 
     fn send(&self, call: Call<'_>) -> Result<Response<Body>, StorageError> {
+        check_bucket(&call)?;
         let account = &self.account;
         let digest = call.payload.digest();
         let signed = Signed {
@@ -722,7 +748,6 @@ impl S3 {
         )
     }
 
-    /// Returns what a status and its body say. Of the body only what an error of S3 has is repeated.
     fn refusal(
         &self,
         doing: &str,
@@ -730,6 +755,30 @@ impl S3 {
         key: &str,
         response: Response<Body>,
     ) -> StorageError {
+        self.said(doing, bucket, key, &Said::of(response))
+    }
+
+    /// Returns the error that an answer says.
+    fn said(&self, doing: &str, bucket: &str, key: &str, said: &Said) -> StorageError {
+        let mut text = format!("{doing} `{}", excerpt(bucket));
+        if !key.is_empty() {
+            text = format!("{text}/{}", excerpt(key));
+        }
+        text = format!("{text}`: {}", said.status);
+        for said in [&said.code, &said.message] {
+            if !said.is_empty() {
+                text = format!("{text}, {}", excerpt(said));
+            }
+        }
+        self.trouble(kind_of(said.status, &said.code), text)
+    }
+}
+
+// === impl Said ===
+
+impl Said {
+    /// Reads a refusal. Of the body only what an error of S3 has is repeated.
+    fn of(response: Response<Body>) -> Self {
         let status = response.status();
         // MinIO says it there as well, where an answer has no body.
         let code = response.headers().get("x-minio-error-code");
@@ -739,17 +788,11 @@ impl S3 {
         let (code, message) = said
             .and_then(|body| xml::error(&body))
             .unwrap_or_else(|| (code.unwrap_or_default(), String::new()));
-        let mut text = format!("{doing} `{}", excerpt(bucket));
-        if !key.is_empty() {
-            text = format!("{text}/{}", excerpt(key));
+        Self {
+            status,
+            code,
+            message,
         }
-        text = format!("{text}`: {status}");
-        for said in [&code, &message] {
-            if !said.is_empty() {
-                text = format!("{text}, {}", excerpt(said));
-            }
-        }
-        self.trouble(kind_of(status, &code), text)
     }
 }
 
@@ -790,6 +833,19 @@ fn notification() -> Vec<(&'static str, String)> {
 /// Whether S3 says that it has no such thing as this, as stores do that announce nothing.
 fn is_not_offered(error: &StorageError) -> bool {
     error.message.contains("NotImplemented")
+}
+
+/// Checks that a bucket's name leads to no object, and to none but it. Only who lists buckets names none.
+fn check_bucket(call: &Call<'_>) -> Result<(), StorageError> {
+    let is_name = !call.bucket.contains('/') && !["", ".", ".."].contains(&call.bucket);
+    let is_list = call.bucket.is_empty() && call.key.is_empty() && call.method == Method::GET;
+    match is_name || is_list {
+        true => Ok(()),
+        false => Err(StorageError::definite(format!(
+            "{:?} can't name a bucket",
+            excerpt(call.bucket)
+        ))),
+    }
 }
 
 fn check_key(key: &str) -> Result<(), StorageError> {

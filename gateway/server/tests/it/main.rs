@@ -9,6 +9,7 @@ mod access;
 mod add_one;
 mod batching;
 mod bucket;
+mod buckets;
 mod bulk;
 mod clients;
 mod coding;

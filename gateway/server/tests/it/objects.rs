@@ -1,4 +1,4 @@
-//! Objects as their clients see them: the S3 endpoint, and OSCAR's buckets.
+//! Objects as their clients see them: the S3 endpoint.
 
 use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
@@ -6,11 +6,11 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::sync::Arc;
 
-use serde_json::{Value, json};
+use serde_json::json;
 use tempfile::TempDir;
 
 use crate::clients::{python, succeed};
-use crate::hearth::{Answer, Hearth, PATIENCE, Store};
+use crate::hearth::{Hearth, PATIENCE, Store};
 
 /// Returns the endpoint, the keys and the region that clients are told.
 pub(crate) fn provider(hearth: &Hearth) -> (String, String, String) {
@@ -205,188 +205,4 @@ fn a_put_without_a_signature_is_refused() {
     );
     assert!(answer.starts_with("HTTP/1.1 403"), "{answer}");
     hearth.stop();
-}
-
-// === /system/buckets ===
-
-fn send(hearth: &Hearth, method: &str, path: &str, body: &Value) -> Answer {
-    hearth.send(hearth.request(method, path), body.to_string().as_bytes())
-}
-
-fn text(answer: &Answer, status: u16) -> String {
-    assert_eq!(answer.status, status, "{}", answer.text());
-    answer.text()
-}
-
-#[test]
-fn buckets_are_what_oscars_clients_expect() {
-    let hearth = Hearth::start(Store::new(), &[]);
-    assert_eq!(hearth.get("/system/buckets").ok(), json!([]));
-    let made =
-        json!({"bucket_name": "photos", "visibility": "restricted", "allowed_users": ["a@b", "c"]});
-    assert_eq!(send(&hearth, "POST", "/system/buckets", &made).status, 201);
-    text(&send(&hearth, "POST", "/system/buckets", &made), 400);
-    // Compact, and in OSCAR's order.
-    let shown = r#"{"bucket_name":"photos","visibility":"restricted","allowed_users":["a@b","c"],"owner":"cluster_admin","metadata":{"service":"false"}"#;
-    assert_eq!(hearth.get("/system/buckets").text(), format!("[{shown}}}]"));
-    let empty = format!("{shown},\"objects\":[],\"is_truncated\":false,\"returned_items\":0}}");
-    assert_eq!(hearth.get("/system/buckets/photos").text(), empty);
-    let change = json!({"bucket_name": "photos", "visibility": "public"});
-    assert_eq!(send(&hearth, "PUT", "/system/buckets", &change).status, 204);
-    let bucket = hearth.get("/system/buckets/photos").ok();
-    assert_eq!(
-        (&bucket["visibility"], &bucket["allowed_users"]),
-        (&json!("public"), &json!([]))
-    );
-    text(
-        &send(
-            &hearth,
-            "PUT",
-            "/system/buckets",
-            &json!({"bucket_name": "none"}),
-        ),
-        404,
-    );
-    for bad in [
-        json!({}),
-        json!({"bucket_name": "Upper"}),
-        json!({"bucket_name": "../up"}),
-        json!({"bucket_name": "good", "visibility": "secret"}),
-        json!({"bucket_name": "good", "allowed_users": ["a b"]}),
-    ] {
-        text(&send(&hearth, "POST", "/system/buckets", &bad), 400);
-    }
-    text(&hearth.get("/system/buckets/none"), 404);
-    text(
-        &send(&hearth, "DELETE", "/system/buckets/none", &json!(null)),
-        404,
-    );
-    assert_eq!(
-        send(&hearth, "DELETE", "/system/buckets/photos", &json!(null)).status,
-        204
-    );
-    assert_eq!(hearth.get("/system/buckets").ok(), json!([]));
-}
-
-#[test]
-fn who_has_a_presigned_url_needs_no_keys() {
-    let hearth = Hearth::start(Store::new(), &[]);
-    send(
-        &hearth,
-        "POST",
-        "/system/buckets",
-        &json!({"bucket_name": "photos"}),
-    );
-    let presign = |asked: Value| send(&hearth, "POST", "/system/buckets/photos/presign", &asked);
-    let key = "in/señal 1+2.jpg";
-    let upload = presign(
-        json!({"object_key": key, "operation": "upload", "expires": 0,
-        "content_type": "image/jpeg", "extra_headers": {"X-Amz-Meta-Job": "1"}}),
-    )
-    .ok();
-    assert_eq!(upload["method"], "PUT");
-    assert_eq!(
-        upload["headers"],
-        json!({"content-type": "image/jpeg", "x-amz-meta-job": "1"})
-    );
-    let url = upload["url"].as_str().unwrap();
-    assert!(
-        url.starts_with(&format!("{}/photos/in/", hearth.s3_url())),
-        "{url}"
-    );
-    let put = |headers: &[(&str, &str)]| {
-        let request = http::Request::builder().method("PUT").uri(url);
-        let request = headers.iter().fold(request, |request, (name, value)| {
-            request.header(*name, *value)
-        });
-        hearth.send(request, b"picture".as_slice()).status
-    };
-    assert_eq!(
-        put(&[("content-type", "image/png"), ("x-amz-meta-job", "1")]),
-        403
-    );
-    assert_eq!(
-        put(&[("content-type", "image/jpeg"), ("x-amz-meta-job", "1")]),
-        200
-    );
-    let bucket = hearth.get("/system/buckets/photos?limit=1&prefix=in/").ok();
-    assert_eq!(bucket["objects"][0]["object_name"], key);
-    assert_eq!(bucket["objects"][0]["size_bytes"], 7);
-    assert_eq!(bucket["returned_items"], 1);
-    let status = hearth.get("/system/status").ok();
-    assert_eq!(
-        status["minio"],
-        json!({"buckets_count": 1, "total_objects": 1})
-    );
-
-    let download =
-        presign(json!({"object_key": key, "operation": "download", "content_type": "image/webp"}))
-            .ok();
-    let url = download["url"].as_str().unwrap();
-    let got = hearth.send(http::Request::builder().uri(url), ());
-    assert_eq!(
-        (got.status.as_u16(), got.body.as_slice()),
-        (200, b"picture".as_slice())
-    );
-    assert_eq!(got.header("content-type"), Some("image/webp"));
-    assert_eq!(got.header("x-amz-meta-job"), Some("1"));
-    assert!(!url.contains(&provider(&hearth).2));
-
-    for bad in [
-        json!({"object_key": "", "operation": "upload"}),
-        json!({"object_key": "a", "operation": "delete"}),
-        json!({"object_key": "a", "operation": "upload", "expires_in": 604_801}),
-        json!({"object_key": "a", "operation": "upload", "expires_in": -1}),
-        json!({"object_key": "a/../b", "operation": "upload"}),
-        json!({"object_key": "a", "operation": "upload", "extra_headers": {"host": "x"}}),
-        json!({"object_key": "a", "operation": "upload", "extra_headers": {"x": "a\nb"}}),
-    ] {
-        text(&presign(bad), 400);
-    }
-    let nowhere = json!({"object_key": "a", "operation": "upload"});
-    text(
-        &send(&hearth, "POST", "/system/buckets/none/presign", &nowhere),
-        404,
-    );
-    // With all that is in it.
-    assert_eq!(
-        send(&hearth, "DELETE", "/system/buckets/photos", &json!(null)).status,
-        204
-    );
-}
-
-#[test]
-fn a_bucket_is_read_page_by_page() {
-    let hearth = Hearth::start(Store::new(), &[]);
-    send(
-        &hearth,
-        "POST",
-        "/system/buckets",
-        &json!({"bucket_name": "photos"}),
-    );
-    for number in 0..5 {
-        let asked = json!({"object_key": format!("{number}"), "operation": "upload"});
-        let url = send(&hearth, "POST", "/system/buckets/photos/presign", &asked).ok();
-        let request = http::Request::builder()
-            .method("PUT")
-            .uri(url["url"].as_str().unwrap());
-        assert_eq!(hearth.send(request, b"1".as_slice()).status, 200);
-    }
-    let (mut names, mut page) = (Vec::new(), String::new());
-    loop {
-        let answer = hearth
-            .get(&format!("/system/buckets/photos?limit=2&page={page}"))
-            .ok();
-        for object in answer["objects"].as_array().unwrap() {
-            names.push(object["object_name"].as_str().unwrap().to_owned());
-        }
-        match answer["next_page"].as_str() {
-            Some(next) => page = next.to_owned(),
-            None => break assert_eq!(answer["is_truncated"], false),
-        }
-    }
-    assert_eq!(names, ["0", "1", "2", "3", "4"]);
-    for query in ["limit=0", "limit=x", "page=!"] {
-        text(&hearth.get(&format!("/system/buckets/photos?{query}")), 400);
-    }
 }

@@ -2,19 +2,9 @@
 
 use std::fmt::Write as _;
 
-use roxmltree::Document;
-use time::OffsetDateTime;
-use time::format_description::well_known::Rfc3339;
-
 use crate::storage::Head;
-use crate::storage::s3::xml::{child, key, object, parse, text};
-
-/// A bucket.
-#[derive(Debug)]
-pub(crate) struct Bucket {
-    pub(crate) name: String,
-    pub(crate) created: OffsetDateTime,
-}
+pub(crate) use crate::storage::s3::xml::{Bucket, buckets};
+use crate::storage::s3::xml::{key, object, parse_as, text};
 
 /// Some of the keys of a bucket.
 #[derive(Debug, Default)]
@@ -24,22 +14,6 @@ pub(crate) struct Page {
     pub(crate) folders: Vec<String>,
     /// Where the next page begins.
     pub(crate) next: Option<String>,
-}
-
-/// Reads a `ListAllMyBucketsResult`.
-pub(super) fn buckets(body: &str) -> Result<Vec<Bucket>, String> {
-    let document = parse_as(body, "ListAllMyBucketsResult")?;
-    let buckets = child(document.root_element(), "Buckets");
-    let buckets = buckets.into_iter().flat_map(|buckets| buckets.children());
-    buckets
-        .filter(|node| node.tag_name().name() == "Bucket")
-        .map(|bucket| {
-            let name = text(bucket, "Name").to_owned();
-            let created = OffsetDateTime::parse(text(bucket, "CreationDate"), &Rfc3339)
-                .map_err(|_| format!("`{name}` has no CreationDate"))?;
-            Ok(Bucket { name, created })
-        })
-        .collect()
 }
 
 /// Reads a `ListBucketResult` whose keys are encoded as URLs are.
@@ -80,15 +54,6 @@ pub(super) fn parts(etags: impl Iterator<Item = String>) -> String {
         );
     }
     body + "</CompleteMultipartUpload>"
-}
-
-/// Parses an answer that has to be this one.
-fn parse_as<'a>(body: &'a str, name: &str) -> Result<Document<'a>, String> {
-    let document = parse(body)?;
-    match document.root_element().tag_name().name() {
-        root if root == name => Ok(document),
-        root => Err(format!("expected {name}, got {root}")),
-    }
 }
 
 #[cfg(test)]
