@@ -268,8 +268,10 @@ fn a_result_whose_job_was_not_known_to_have_ended_is_not_written_again() {
         kill(worker, Signal::STOP);
     }
     upload(&photos, |_| {});
-    eventually("all are jobs", || {
-        (hearth.jobs("one").len() == OBJECTS).then_some(())
+    eventually("all are in work", || {
+        let jobs = hearth.jobs("one");
+        let is_running = jobs.values().all(|status| status == "Running");
+        (jobs.len() == OBJECTS && is_running).then_some(())
     });
     // Nothing can be written down any more.
     let ledger = rusqlite::Connection::open(data.path().join("jobs.db")).unwrap();
