@@ -21,13 +21,23 @@ pub(crate) struct Bucket {
 }
 
 impl Bucket {
-    pub(crate) fn new(endpoint: &str, name: &str, [access, secret]: [&str; 2]) -> Self {
+    pub(crate) fn new(endpoint: &str, name: &str, keys: [&str; 2]) -> Self {
+        Self::trusting(endpoint, name, keys, None)
+    }
+
+    /// The same over TLS, with certificates of this root.
+    pub(crate) fn trusting(
+        endpoint: &str,
+        name: &str,
+        [access, secret]: [&str; 2],
+        root: Option<&str>,
+    ) -> Self {
         let endpoint = endpoint.parse().unwrap();
         let name = name.to_owned();
         Self {
             bucket: rusty_s3::Bucket::new(endpoint, UrlStyle::Path, name, "us-east-1").unwrap(),
             credentials: Credentials::new(access, secret),
-            agent: agent(None),
+            agent: agent(root),
         }
     }
 

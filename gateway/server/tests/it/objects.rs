@@ -28,21 +28,31 @@ fn script(name: &str) -> std::path::PathBuf {
         .join(name)
 }
 
-#[test]
-fn boto3_finds_what_it_expects() {
-    let Some(mut python) = python("common") else {
-        return;
-    };
-    let hearth = Hearth::start(Store::new(), &[]);
-    let (endpoint, access_key, secret_key) = provider(&hearth);
+/// Has boto3 do what clients do; where a root is given, over TLS.
+#[track_caller]
+pub(crate) fn check_boto3(hearth: &Hearth, root: Option<&Path>) -> Option<()> {
+    let mut python = python("common")?;
+    let (endpoint, access_key, secret_key) = provider(hearth);
     assert_eq!(endpoint, hearth.s3_url());
     let folder = TempDir::new().unwrap();
+    if let Some(root) = root {
+        python.env("AWS_CA_BUNDLE", root).env("SSL_CERT_FILE", root);
+    }
     succeed(
         python
             .arg(script("s3_client.py"))
             .args([endpoint, access_key, secret_key])
             .arg(folder.path()),
     );
+    Some(())
+}
+
+#[test]
+fn boto3_finds_what_it_expects() {
+    let hearth = Hearth::start(Store::new(), &[]);
+    if check_boto3(&hearth, None).is_none() {
+        return;
+    }
     let metrics = hearth.get("/metrics").text();
     assert!(
         metrics.contains(r#"hearth_requests_total{route="s3 PUT",status="200"}"#),

@@ -1,4 +1,4 @@
-//! TLS on both listeners, with certificates made here.
+//! TLS on all listeners, with certificates made here.
 
 use std::fs;
 use std::io::{Read as _, Write as _};
@@ -6,7 +6,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
 
-use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
+use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
 use tempfile::TempDir;
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
@@ -17,7 +17,9 @@ use tokio_rustls::rustls::{ClientConfig, RootCertStore};
 use workers_protocol::oip::ServerLiveRequest;
 use workers_protocol::transport;
 
+use crate::bucket::Bucket;
 use crate::hearth::{Hearth, PATIENCE, Store, agent, command, eventually, finish};
+use crate::objects::{check_boto3, provider};
 
 /// A certificate for this machine, and the root that it leads to.
 pub(crate) struct Issued {
@@ -30,6 +32,9 @@ pub(crate) fn issue() -> Issued {
     let root_key = KeyPair::generate().unwrap();
     let mut params = CertificateParams::new(Vec::new()).unwrap();
     params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    // Other than the certificate's, which OpenSSL else takes for one of its own root.
+    let name = &mut params.distinguished_name;
+    name.push(DnType::CommonName, "the root of a test");
     let root = params.self_signed(&root_key).unwrap();
     let issuer = Issuer::new(params, root_key);
     let key = KeyPair::generate().unwrap();
@@ -129,8 +134,14 @@ fn a_renewed_certificate_is_shown_without_a_restart() {
     let folder = TempDir::new().unwrap();
     let (first, second) = (issue(), issue());
     let hearth = start(&first, folder.path());
-    let url = format!("https://{}/health", hearth.address());
-    let is_trusted = |issued: &Issued| agent(Some(&issued.root)).get(&url).call().is_ok();
+    let urls = [
+        format!("https://{}/health", hearth.address()),
+        hearth.s3_url(),
+    ];
+    let are_trusted = |issued: &Issued| {
+        let agent = agent(Some(&issued.root));
+        urls.each_ref().map(|url| agent.get(url).call().is_ok())
+    };
 
     // A certificate whose key has not come yet is reported, and the one before it stays.
     fs::write(folder.path().join("cert.pem"), &second.certificate).unwrap();
@@ -140,14 +151,53 @@ fn a_renewed_certificate_is_shown_without_a_restart() {
             .contains("the one before it stays")
             .then_some(())
     });
-    assert!(is_trusted(&first));
+    assert_eq!(are_trusted(&first), [true; 2]);
     second.write(folder.path());
-    eventually("the new one is shown", || is_trusted(&second).then_some(()));
-    assert!(!is_trusted(&first));
+    eventually("the new one is shown", || {
+        (are_trusted(&second) == [true; 2]).then_some(())
+    });
+    assert_eq!(are_trusted(&first), [false; 2]);
     let reports = hearth.log().matches("the one before it stays").count();
     assert_eq!(reports, 1);
     // A connection that was open stays open.
     assert_eq!(hearth.get("/health").text(), "Ok");
+    hearth.stop();
+}
+
+#[test]
+fn s3_is_spoken_over_tls_too() {
+    let folder = TempDir::new().unwrap();
+    let issued = issue();
+    let hearth = start(&issued, folder.path());
+    let root = folder.path().join("root.pem");
+    fs::write(&root, &issued.root).unwrap();
+    check_boto3(&hearth, Some(&root));
+
+    let (endpoint, access_key, secret_key) = provider(&hearth);
+    assert!(endpoint.starts_with("https://"), "{endpoint}");
+    let bucket = |root: &str| {
+        let keys = [access_key.as_str(), &secret_key];
+        Bucket::trusting(&endpoint, "photos", keys, Some(root))
+    };
+    bucket(&issued.root).make();
+    let mebibytes = vec![7; 3 << 20];
+    bucket(&issued.root).put("in/a", &mebibytes);
+    let (_, got) = bucket(&issued.root).get("in/a").unwrap();
+    assert!(got == mebibytes);
+    assert_eq!(
+        bucket(&issue().root).get("in/a"),
+        None,
+        "its root is another one"
+    );
+
+    // Who has a link needs nothing else.
+    let asked = r#"{"object_key": "in/a", "operation": "download"}"#;
+    let signed = hearth.post("/system/buckets/photos/presign", asked.as_bytes());
+    let url = signed.ok()["url"].as_str().unwrap().to_owned();
+    let got = hearth.send(http::Request::builder().uri(url), ());
+    assert!(got.status == 200 && got.body == mebibytes);
+    let plain = endpoint.replace("https://", "http://");
+    assert!(agent(None).get(plain).call().is_err());
     hearth.stop();
 }
 
