@@ -212,6 +212,12 @@ impl Identity {
         }
     }
 
+    /// Whether this is the state that a storage provider describes. Who lists a bucket that keeps versions
+    /// does not hear of them.
+    pub(crate) fn is_of(&self, head: &Head) -> bool {
+        *self == Self::of(head) || *self == Self::of_content(&head.etag, head.modified)
+    }
+
     /// Returns the version, if it is told by one.
     pub(crate) fn version(&self) -> Option<&str> {
         self.0.strip_prefix("version ")

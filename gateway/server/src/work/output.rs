@@ -6,11 +6,14 @@ use std::io;
 use std::path::PathBuf;
 
 use bytes::Bytes;
-use gateway_oscar::{Service as Definition, StorageIo};
+use gateway_oscar::{Service as Definition, StorageIo, StorageReference};
 use gateway_script::Filter;
+use workers_protocol::InferError;
 
+use crate::jobs::NewJob;
+use crate::jobs::events::is_marker;
 use crate::rest::Front;
-use crate::storage::{Content, NewObject, StorageError, Trouble};
+use crate::storage::{Content, NewObject, Storage, StorageError, Trouble};
 
 /// The metadata of an object that says which job made it.
 const PARENT: &str = "hearth-job";
@@ -100,10 +103,41 @@ pub(crate) async fn keep(
                 metadata: &[(PARENT, job)],
             };
             storage.write_once(new).await?;
+            if !matches!(storage, Storage::Own(_)) {
+                tell(front, reference, &path.bucket, &key).await;
+            }
             kept.push(Kept::At(at));
         }
     }
     Ok(kept)
+}
+
+/// Tells the services that read there of a result at a provider that tells nobody, or later, as the
+/// listing would, which finds what is missed here. An account of the same name may be another one's, so
+/// each service looks for itself.
+async fn tell(front: &Front, reference: StorageReference<'_>, bucket: &str, key: &str) {
+    let provider = reference.to_string();
+    for service in front.services.called_by(&provider, bucket, key) {
+        let told = async {
+            let Some(storage) = front.providers.of(&service.definition, reference)? else {
+                return Ok(());
+            };
+            let Some(mut head) = storage.head(bucket, key).await? else {
+                return Ok(());
+            };
+            // A listing knows of no versions, and is to see that this is known.
+            head.version = None;
+            if head.modified < service.created || is_marker(&head.key, head.size) {
+                return Ok(());
+            }
+            let job = NewJob::of(service.name(), &provider, bucket, &head)?;
+            front.announce(vec![job]).await.map(drop)
+        };
+        let told: Result<(), InferError> = told.await;
+        if let Err(error) = told {
+            tracing::debug!(service = service.name(), %provider, bucket, %error, "a result is not announced: a listing finds it");
+        }
+    }
 }
 
 impl Made {

@@ -170,12 +170,10 @@ impl<'a> Source<'a> {
     /// Checks that what was read is what was announced.
     fn check(self, head: &Head) -> Result<(), StorageError> {
         match self.identity {
-            Some(announced) if *announced != Identity::of(head) => {
-                Err(StorageError::definite(format!(
-                    "`{}` changed since it was announced: what is there now is another job's",
-                    self.key
-                )))
-            }
+            Some(announced) if !announced.is_of(head) => Err(StorageError::definite(format!(
+                "`{}` changed since it was announced: what is there now is another job's",
+                self.key
+            ))),
             _ => Ok(()),
         }
     }

@@ -493,3 +493,61 @@ fn objects_at_another_store_whose_events_are_lost_are_found() {
     assert_eq!(hearth.jobs("one").len(), OBJECTS);
     hearth.stop();
 }
+
+#[test]
+fn what_a_service_keeps_elsewhere_calls_the_next_without_a_listing() {
+    let store = Hearth::start(Store::new(), &[]);
+    let (endpoint, access_key, secret_key) = provider(&store);
+    let root = TempDir::new().unwrap();
+    let folder = format!("pics={}", root.path().display());
+    let args = [&NOBODY_LOOKS[..], &["--folder", &folder]].concat();
+    let data = Arc::new(TempDir::new().unwrap());
+    let hearth = start(&data, &args, &[]);
+    let account = json!({
+        "endpoint": endpoint, "access_key": access_key, "secret_key": secret_key, "region": "us-east-1", "verify": true,
+    });
+    let create = |name: &str, model: &Value, input: [&str; 2], outputs: &[[&str; 2]]| {
+        let io = |[provider, path]: [&str; 2]| json!({"storage_provider": provider, "path": path});
+        let definition = json!({
+            "name": name, "image": "model:detector", "model": model, "input": [io(input)],
+            "output": outputs.iter().copied().map(io).collect::<Vec<_>>(),
+            "storage_providers": {"minio": {"other": account}},
+        });
+        let answer = hearth.post("/system/services", definition.to_string().as_bytes());
+        assert_eq!(answer.status, 201, "{}", answer.text());
+    };
+    let (in_folder, in_other) = (["folder.pics", "handed/in"], ["minio.other", "handed/in"]);
+    let drawing = json!({"draw": "png"});
+    create(
+        "first",
+        &drawing,
+        ["minio", "photos/in"],
+        &[in_folder, in_other],
+    );
+    for (name, input) in [("folder", in_folder), ("other", in_other)] {
+        create(name, &json!({}), input, &[["minio", "results/out"]]);
+    }
+    own_bucket(&hearth, "photos").put("in/a.png", &png(RED));
+    assert_eq!(hearth.ended("first").len(), 1);
+    for name in ["folder", "other"] {
+        // JSON is no picture.
+        let mut ended: Vec<_> = hearth.ended(name).into_values().collect();
+        ended.sort_unstable();
+        assert_eq!(ended, ["Failed", "Succeeded"], "{name}");
+    }
+    hearth.stop();
+    // Who looks afterwards finds nothing new.
+    let args = ["--listing-interval-s", "1", "--folder", &folder];
+    let hearth = start(&data, &args, &[]);
+    let others = Bucket::new(&endpoint, "handed", [&access_key, &secret_key]);
+    others.put("in/new.png", &png(RED));
+    fs::write(root.path().join("handed/in/new.png"), png(RED)).unwrap();
+    for name in ["folder", "other"] {
+        let jobs = eventually("the new one is found", || {
+            let jobs = hearth.ended(name);
+            (jobs.len() > 2).then_some(jobs)
+        });
+        assert_eq!(jobs.len(), 3, "{name}");
+    }
+    hearth.stop();
+}
