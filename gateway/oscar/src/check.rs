@@ -352,7 +352,11 @@ impl Service {
                 excerpt(&self.image)
             )));
         }
-        for (field, fraction) in [("model.score", block.score), ("model.iou", block.iou)] {
+        for (field, fraction) in [
+            ("model.score", block.score),
+            ("model.iou", block.iou),
+            ("model.crop.margin", block.crop.map(|crop| crop.margin)),
+        ] {
             if fraction.is_some_and(|fraction| !(0.0..=1.0).contains(&fraction)) {
                 return Err(Invalid::new(format!(
                     "`{field}`: expected a number from 0 to 1"

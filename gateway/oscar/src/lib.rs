@@ -14,7 +14,7 @@ pub use check::{MAX_NAME_BYTES, TIMEOUT, is_service_name};
 pub use fdl::Fdl;
 pub use secret::Secret;
 pub use service::{
-    Class, Cluster, Draw, Environment, Expose, Federation, Kind, Kserve, KserveInference,
+    Class, Cluster, Crop, Draw, Environment, Expose, Federation, Kind, Kserve, KserveInference,
     KserveLlmInference, Member, Model, Ports, Service, Synchronous, Video, Volume, VolumeStatus,
 };
 pub use storage::{

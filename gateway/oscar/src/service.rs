@@ -161,6 +161,9 @@ pub struct Model {
     /// The answer is the picture with boxes drawn, in this format.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub draw: Option<Draw>,
+    /// What jobs keep of each box that is found in a picture.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub crop: Option<Crop>,
     /// Time that an answer may take, in milliseconds.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub timeout_ms: Option<u64>,
@@ -170,6 +173,14 @@ pub struct Model {
     /// What holds for videos among the new objects.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub video: Option<Video>,
+}
+
+/// How boxes are cut out.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Crop {
+    /// What is left around a box on each side, as a part of its width or height.
+    pub margin: f32,
 }
 
 /// How a model is asked of videos.

@@ -146,15 +146,13 @@ async fn with_model(
         DrawFormat::Png => (format!("{name}.png"), "image/png"),
     });
     let drawing = drawing.filter(|(name, _)| output::is_wanted(definition, name));
+    let crop = |number: usize| format!("{name}.{number}.jpg");
+    let mut model = model.clone();
+    model.options.draw = model.options.draw.filter(|_| drawing.is_some());
+    let is_cut = output::is_wanted(definition, &crop(0));
+    model.options.crop = model.options.crop.filter(|_| is_cut);
     let Fetched { bytes, reservation } = fetched;
-    let found = bulk(
-        front,
-        service,
-        model,
-        (bytes, reservation),
-        drawing.is_some(),
-    )
-    .await;
+    let found = bulk(front, service, &model, (bytes, reservation)).await;
     let found = found.map_err(|error| Verdict::of_model(&error))?;
     let json = found.json.clone();
     let mut results = vec![NewResult {
@@ -169,6 +167,12 @@ async fn with_model(
             content: Made::Bytes(content),
         });
     }
+    let crops = found.crops.into_iter().enumerate();
+    results.extend(crops.map(|(number, content)| NewResult {
+        name: crop(number),
+        media: "image/jpeg",
+        content: Made::Bytes(content),
+    }));
     let kept = keep(front, definition, &job.name, &results).await?;
     if source.is_none() || kept.is_empty() {
         return Ok(String::from_utf8_lossy(&json).into_owned());

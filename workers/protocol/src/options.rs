@@ -15,6 +15,8 @@ pub struct PictureOptions {
     pub labels: Option<Vec<String>>,
     /// Also the picture, with the predictions drawn into it.
     pub draw: Option<DrawFormat>,
+    /// Also what was found, each cut out as a JPEG with this part of its box's sides on each side, 0 to 1.
+    pub crop: Option<f32>,
 }
 
 /// Format of a drawn picture.
@@ -73,6 +75,7 @@ impl PictureOptions {
                 }
                 self.labels = Some(labels);
             }
+            "crop" => self.crop = Some(fraction()?),
             "draw" => {
                 self.draw = Some(match text {
                     "jpeg" => DrawFormat::Jpeg,

@@ -727,7 +727,11 @@ impl Trail {
 
 impl PictureOptions {
     fn write(&self, parameters: &mut BTreeMap<String, InferParameter>) {
-        for (key, value) in [("score", self.score), ("iou", self.iou)] {
+        for (key, value) in [
+            ("score", self.score),
+            ("iou", self.iou),
+            ("crop", self.crop),
+        ] {
             if let Some(value) = value {
                 set(
                     parameters,
@@ -761,7 +765,7 @@ impl PictureOptions {
 
     fn read(parameters: &BTreeMap<String, InferParameter>) -> Result<Self, InferError> {
         let mut options = Self::default();
-        for key in ["score", "iou", "top_k", "labels", "draw"] {
+        for key in ["score", "iou", "top_k", "labels", "draw", "crop"] {
             if let Some(text) = parameters.get(key).and_then(as_text) {
                 options.set(key, &text)?;
             }

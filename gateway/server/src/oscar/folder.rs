@@ -192,7 +192,9 @@ fn results(definition: &Definition) -> Vec<&'static str> {
         return Vec::new();
     }
     let mut results = vec![".json", ".jsonl"];
-    match definition.model().and_then(|model| model.draw) {
+    let model = definition.model().unwrap_or_default();
+    results.extend(model.crop.map(|_| ".jpg"));
+    match model.draw {
         Some(Draw::Jpeg) => results.extend([".jpg", ".mp4"]),
         Some(Draw::Png) => results.extend([".png", ".mp4"]),
         None => {}

@@ -78,6 +78,7 @@ impl Backend {
                     Draw::Jpeg => DrawFormat::Jpeg,
                     Draw::Png => DrawFormat::Png,
                 }),
+                crop: block.crop.map(|crop| crop.margin),
             },
             timeout: block.timeout_ms.map(Duration::from_millis),
             class: block.class.map(|class| match class {

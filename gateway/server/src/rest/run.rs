@@ -130,10 +130,11 @@ pub(crate) struct FoundInBulk {
     pub(crate) json: Bytes,
     /// The picture with it, where it is wanted.
     pub(crate) drawing: Option<Bytes>,
+    /// The first of it, cut out, where that is wanted.
+    pub(crate) crops: Vec<Bytes>,
 }
 
-/// Answers a call of a service that nobody waits for, with a drawing too where its service has one and
-/// it is wanted.
+/// Answers a call of a service that nobody waits for, with all that its options ask for.
 ///
 /// # Errors
 /// Those of `/run`.
@@ -142,7 +143,6 @@ pub(crate) async fn bulk(
     service: &Arc<Service>,
     model: &ModelService,
     (body, mut reservation): (Bytes, Reservation),
-    is_drawing_wanted: bool,
 ) -> Result<FoundInBulk, ApiError> {
     let headers = HeaderMap::new();
     let said = Said {
@@ -151,7 +151,7 @@ pub(crate) async fn bulk(
         trace: None,
     };
     let mut asked = front.asked_of_service(service, model, said)?;
-    asked.options.draw = asked.options.draw.filter(|_| is_drawing_wanted);
+    asked.options.crop = model.options.crop;
     // Everyone goes first, for as long as there is something more urgent.
     asked.terms = front.bulk();
     let Pictures { mut pictures, .. } = pictures(body, &mut reservation).await?;
@@ -165,12 +165,14 @@ pub(crate) async fn bulk(
         let answered = answered.await?;
         asked.count(&answered);
         let drawing = options.draw.map(|format| drawn(&answered, format));
+        let crops = output(&answered, "crops").map(|crops| crops.bytes_elements().collect());
         return Ok(FoundInBulk {
             json: Reply::json(StatusCode::OK, &found(revision, &answered)?)?.body,
             drawing: drawing.transpose()?.map(|reply| reply.body),
+            crops: crops.unwrap_or_default(),
         });
     }
-    asked.options.draw = None;
+    (asked.options.draw, asked.options.crop) = (None, None);
     let options = &asked.options;
     let answer = |picture| front.answer_picture(revision, picture, options, terms, &reservation);
     let answers = join_all(pictures.into_iter().map(answer)).await;
@@ -182,6 +184,7 @@ pub(crate) async fn bulk(
         true => Ok(FoundInBulk {
             json: reply.body,
             drawing: None,
+            crops: Vec::new(),
         }),
         false => {
             let said = String::from_utf8_lossy(&reply.body).into_owned();
@@ -233,6 +236,8 @@ impl Front {
         if let Some(wanted) = wanted_answer(said.headers) {
             options.draw = wanted;
         }
+        // Only jobs have where to keep them.
+        options.crop = None;
         let terms = self.terms_or(said.headers, &revision, said.trace, defaults)?;
         Ok(Asked {
             revision,
@@ -366,10 +371,15 @@ fn read_options(
         let value = percent_decode_str(&value)
             .decode_utf8()
             .map_err(|_| InferError::invalid(format!("`{name}`: the value is not UTF-8")))?;
-        if name == "draw" {
-            return Err(InferError::invalid(
-                "`draw` is no option: ask for a drawn picture with `Accept: image/jpeg`",
-            ));
+        let instead = match name {
+            "draw" => Some("ask for a drawn picture with `Accept: image/jpeg`"),
+            "crop" => Some("the jobs of a service with `crop` keep what is cut out"),
+            _ => None,
+        };
+        if let Some(instead) = instead {
+            return Err(InferError::invalid(format!(
+                "`{name}` is no option: {instead}"
+            )));
         }
         options.set(name, &value)?;
     }

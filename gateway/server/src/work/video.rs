@@ -249,6 +249,7 @@ async fn look_at_all(
     let videos = &front.videos;
     let mut model = model.clone();
     model.options.draw = is_drawn.then_some(DrawFormat::Jpeg);
+    model.options.crop = None;
     let wanted = Wanted {
         fps: model.video.fps,
         max_pixels: front.limits.max_pixels,
@@ -300,7 +301,7 @@ async fn look(
     let until = Instant::now() + PATIENCE;
     let mut n_tries = 0;
     loop {
-        let looked = bulk(front, service, model, (picture.clone(), room), true).await;
+        let looked = bulk(front, service, model, (picture.clone(), room)).await;
         let error = match looked {
             Ok(found) => {
                 return Ok(Seen {

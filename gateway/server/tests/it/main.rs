@@ -23,6 +23,7 @@ mod hostile;
 mod infer;
 mod jobs;
 mod load;
+mod masks;
 mod measurements;
 mod minio;
 mod objects;

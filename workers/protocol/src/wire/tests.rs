@@ -79,6 +79,7 @@ fn picture_options_survive_the_wire() {
         top_k: Some(3),
         labels: Some(vec!["bus".to_owned(), "traffic light".to_owned()]),
         draw: Some(DrawFormat::Png),
+        crop: Some(0.1),
     };
     let sent = Entry {
         options,

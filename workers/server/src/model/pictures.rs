@@ -48,7 +48,7 @@ pub(crate) struct StagedPicture {
     pub(super) options: PictureOptions,
     /// The decoded picture, where the task needs it.
     pub(super) picture: Option<Picture>,
-    /// The encoded picture, where it is to be drawn into.
+    /// The encoded picture, where it is to be drawn into, or cut.
     bytes: Option<Bytes>,
     pub(super) decode: Duration,
 }
@@ -133,6 +133,11 @@ impl PictureStager {
         picture: Bytes,
         options: PictureOptions,
     ) -> Result<StagedPicture, InferError> {
+        if options.crop.is_some() && !self.kind.has_boxes {
+            return Err(InferError::invalid(
+                "`crop`: the model finds no boxes that could be cut out",
+            ));
+        }
         let mut own = options.clone();
         if let Some(second) = &self.second {
             second.check(&options)?;
@@ -155,7 +160,7 @@ impl PictureStager {
             placement: prepared.placement,
             size: [prepared.width, prepared.height],
             selection,
-            bytes: options.draw.map(|_| picture),
+            bytes: (options.draw.is_some() || options.crop.is_some()).then_some(picture),
             picture: prepared.picture,
             options,
             decode: Duration::ZERO,
@@ -209,19 +214,24 @@ impl PictureStager {
         })
     }
 
-    /// Returns the answer's tensors, the drawn picture among them where it was asked for.
+    /// Returns the answer's tensors, the drawn picture and the crops among them where they were asked for.
     pub(super) fn answer(
         &self,
         staged: &StagedPicture,
         predictions: &Predictions,
     ) -> Result<Vec<Tensor>, InferError> {
         let mut outputs = predictions.to_tensors(self.kind);
-        if let (Some(format), Some(bytes)) = (staged.options.draw, &staged.bytes) {
+        if let Some(bytes) = &staged.bytes {
             let picture = match &staged.picture {
                 Some(picture) => picture.clone(),
                 None => workers_vision::decode(bytes, &self.limits)?.picture,
             };
-            outputs.push(predictions.draw(picture, format)?);
+            if let Some(margin) = staged.options.crop {
+                outputs.push(predictions.cut(&picture, margin)?);
+            }
+            if let Some(format) = staged.options.draw {
+                outputs.push(predictions.draw(picture, format)?);
+            }
         }
         Ok(outputs)
     }

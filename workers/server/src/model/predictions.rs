@@ -6,16 +6,20 @@
 //! `[1, n, 5, 2]` (of faces: eyes, nose, corners of the mouth), `scores` FP32 `[1, n]`, `labels` BYTES
 //! `[1, n]`, `label_scores` FP32 `[1, n]` (two stages only: how sure the second is), `size` INT64
 //! `[1, 2]` (width, height), `truncated` BOOL `[1, 1]` (two stages only: there were more than the
-//! second stage takes), `drawing` BYTES `[1, 1]` (an encoded picture, where asked for).
+//! second stage takes), `drawing` BYTES `[1, 1]` (an encoded picture, where asked for), `crops` BYTES `[1, m]` (the first of those boxes, each
+//! cut out and encoded, where asked for).
 
 use bytes::Bytes;
 use model_store::{DataType, TensorSpec};
 use workers_protocol::wire::{PICTURE_ERRORS, PICTURE_INPUT};
 use workers_protocol::{DrawFormat, InferError, Tensor};
-use workers_vision::{Mark, Picture};
+use workers_vision::{Mark, Picture, with_margin};
 
 /// Largest encoded drawing: it travels in one message.
 const MAX_DRAWING_BYTES: usize = 128 << 20;
+
+/// Crops of a picture, the best first.
+const MAX_CROPS: usize = 100;
 
 /// What is known of all that a task finds.
 #[derive(Clone, Copy, Debug, Default)]
@@ -158,6 +162,29 @@ impl Predictions {
             &[1, 1],
             strings(std::iter::once(encoded.as_slice())),
         ))
+    }
+}
+
+impl Predictions {
+    /// Cuts the best out of the picture, with a margin around each that is a part of its box's sides.
+    pub(super) fn cut(&self, picture: &Picture, margin: f32) -> Result<Tensor, InferError> {
+        let rects = self.found.iter().filter_map(|one| one.rect);
+        let mut crops = Vec::new();
+        let mut bytes = 0;
+        for rect in rects.take(MAX_CROPS) {
+            let part = picture.part(with_margin(rect, margin));
+            let encoded = workers_vision::encode(&part, DrawFormat::Jpeg)?;
+            bytes += encoded.len();
+            if bytes > MAX_DRAWING_BYTES {
+                return Err(InferError::too_large(format!(
+                    "what is cut out of the picture has more than {MAX_DRAWING_BYTES} bytes: ask for fewer predictions, or send a smaller picture"
+                )));
+            }
+            crops.push(encoded);
+        }
+        let texts = crops.iter().map(Vec::as_slice);
+        let shape = [1, crops.len()];
+        Ok(tensor("crops", DataType::Bytes, &shape, strings(texts)))
     }
 }
 
