@@ -85,6 +85,13 @@ impl Checksum {
         self.value.contains('-')
     }
 
+    /// Whether it is the one that a client says: those of MinIO leave out the number of parts.
+    pub(crate) fn is(&self, said: &Self) -> bool {
+        let of_parts = self.value.split_once('-').map(|(value, _)| value);
+        self.algorithm == said.algorithm
+            && (self.value == said.value || of_parts == Some(&said.value))
+    }
+
     /// Returns the checksum of parts' checksums, in order.
     pub(crate) fn of_parts<'a>(
         algorithm: Algorithm,
