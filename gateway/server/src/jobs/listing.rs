@@ -36,6 +36,7 @@ impl Listing {
                     match self.look_through(&service, folder).await {
                         Ok(()) => {
                             failing.remove(&place);
+                            self.announce_again(&service, folder).await;
                         }
                         Err(error) => {
                             let (provider, bucket) = (&folder.provider, &folder.bucket);
@@ -47,6 +48,23 @@ impl Listing {
                 }
             }
             tokio::time::sleep(self.interval).await;
+        }
+    }
+
+    /// Has an input announced that is not, or not any more: its store may know only now whom to tell.
+    async fn announce_again(&self, service: &Arc<Service>, folder: &Folder) {
+        let services = &self.front.services;
+        // One that went meanwhile has said that nothing is to be announced to it.
+        let now = services.get(service.name());
+        if !now.is_some_and(|now| Arc::ptr_eq(&now, service)) {
+            return;
+        }
+        let reference = StorageReference::parse(&folder.provider);
+        if let Ok(Some(storage)) = self.front.providers.of(&service.definition, reference) {
+            let path = folder.prefix.trim_end_matches('/');
+            if let Err(error) = storage.announce(&folder.bucket, path).await {
+                tracing::debug!(service = service.name(), %error, "it can't be announced");
+            }
         }
     }
 

@@ -641,7 +641,10 @@ impl S3 {
             ..Call::default()
         };
         match self.send(call)? {
-            response if response.status().is_success() => Ok(()),
+            response if response.status().is_success() => {
+                tracing::info!(bucket, "what it announces is changed");
+                Ok(())
+            }
             response => Err(self.refusal("changing the notifications of", bucket, "", response)),
         }
     }

@@ -5,9 +5,10 @@ use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
+use rustix::process::Signal;
 use tempfile::TempDir;
 
-use crate::hearth::{agent, eventually, skip};
+use crate::hearth::{agent, eventually, kill, skip};
 
 /// Who calls it.
 pub(crate) const KEYS: [&str; 2] = ["hearth-tests", "hearth-tests-secret"];
@@ -106,6 +107,14 @@ impl Minio {
             let buckets = agent.get(&self.endpoint()).call().ok()?;
             (answer.status() == 200 && buckets.status() != 503).then_some(())
         });
+    }
+
+    /// Has it end, and waits until it has.
+    pub(crate) fn stop(&mut self) {
+        if let Some(mut process) = self.process.take() {
+            kill(process.id(), Signal::TERM);
+            process.wait().unwrap();
+        }
     }
 
     /// Ends it at once, as a machine that fails.

@@ -18,13 +18,17 @@ const OTHERS: &str = "<NotificationConfiguration><QueueConfiguration><Id>others<
     </QueueConfiguration></NotificationConfiguration>";
 
 fn start(minio: &Minio, folders: &TempDir) -> Hearth {
+    start_with(minio, folders, &[])
+}
+
+fn start_with(minio: &Minio, folders: &TempDir, args: &[&str]) -> Hearth {
     let variables = minio.variables();
     let env: Vec<_> = variables
         .iter()
         .map(|(name, value)| (name.as_str(), value.as_str()))
         .collect();
     let folder = format!("results={}", folders.path().display());
-    let args = ["--allow-host-scripts", "--folder", &folder];
+    let args = [&["--allow-host-scripts", "--folder", &folder], args].concat();
     Hearth::start_on(
         picture_models(),
         Arc::new(TempDir::new().unwrap()),
@@ -117,7 +121,8 @@ fn a_minio_that_knows_nothing_of_hearth_is_said_with_what_to_do() {
         return;
     };
     minio.start(None);
-    let hearth = start(&minio, &TempDir::new().unwrap());
+    let folders = TempDir::new().unwrap();
+    let hearth = start_with(&minio, &folders, &["--listing-interval-s", "1"]);
     let definition =
         json!({"name": "one", "image": "model:mean", "input": [io("minio", "photos/in")]});
     let answer = create(&hearth, &definition);
@@ -126,6 +131,13 @@ fn a_minio_that_knows_nothing_of_hearth_is_said_with_what_to_do() {
         warning.contains("MINIO_NOTIFY_WEBHOOK_ENABLE_HEARTH=on"),
         "{warning}"
     );
+    let bucket = Bucket::new(&minio.endpoint(), "photos", KEYS);
+    assert!(!bucket.notifications().contains("HEARTH"));
+    // Once it does, nobody has to tell Hearth.
+    minio.kill();
+    minio.start(Some(hearth.address()));
+    let announced = || bucket.notifications().contains("<Value>in/</Value>");
+    eventually("it announces", || announced().then_some(()));
 
     // One that does not answer at all makes no service.
     minio.kill();
