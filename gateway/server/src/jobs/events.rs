@@ -193,20 +193,23 @@ impl Front {
         if is_marker(key, announced.size) {
             return Ok(Vec::new());
         }
-        let (identity, size) = if let Some(version) = version {
-            (Identity::of_version(version), announced.size)
-        } else {
-            let reference = StorageReference::parse(OWN);
-            let storage = self.providers.of(&first.definition, reference)?;
-            let storage = storage.ok_or_else(|| {
-                InferError::invalid(
-                    "there is no MinIO here whose events could be taken: see MINIO_ENDPOINT",
-                )
-            })?;
-            let Some(head) = storage.head(bucket, key).await? else {
-                return Ok(Vec::new());
-            };
-            (Identity::of(&head), head.size)
+        let reference = StorageReference::parse(OWN);
+        let storage = self.providers.of(&first.definition, reference)?;
+        let storage = storage.ok_or_else(|| {
+            InferError::invalid(
+                "there is no MinIO here whose events could be taken: see MINIO_ENDPOINT",
+            )
+        })?;
+        let head = storage.head(bucket, key).await?;
+        let (identity, also, size) = match (version, head) {
+            (Some(version), head) => {
+                // What is not the latest any more is not listed.
+                let latest = head.filter(|head| head.version.as_ref() == Some(version));
+                let also = latest.map(|head| Identity::of_content(&head.etag, head.modified));
+                (Identity::of_version(version), also, announced.size)
+            }
+            (None, Some(head)) => (Identity::of(&head), None, head.size),
+            (None, None) => return Ok(Vec::new()),
         };
         let job = |service: &Arc<Service>| {
             Ok(NewJob {
@@ -220,6 +223,7 @@ impl Front {
                     identity: identity.clone(),
                     size,
                 }),
+                also: also.clone(),
             })
         };
         services.iter().map(job).collect()
@@ -274,6 +278,7 @@ impl NewJob {
                 identity: Identity::of(head),
                 size: head.size,
             }),
+            also: None,
         })
     }
 }

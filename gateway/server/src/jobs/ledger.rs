@@ -60,6 +60,8 @@ pub(crate) struct NewJob {
     pub(crate) event: Bytes,
     /// The object that it is about. Each state of one makes one job of a service.
     pub(crate) object: Option<ObjectRef>,
+    /// How else that state of it is told, by who lists a bucket that keeps versions.
+    pub(crate) also: Option<Identity>,
 }
 
 /// What became of a job, in the words of Kubernetes.

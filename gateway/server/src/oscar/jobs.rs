@@ -70,6 +70,7 @@ pub(super) async fn begin(
         name: job.clone(),
         event,
         object: None,
+        also: None,
     };
     front.announce(vec![new]).await?;
     service.count(Call::Async);

@@ -291,3 +291,54 @@ fn a_result_whose_job_was_not_known_to_have_ended_is_not_written_again() {
     assert_eq!(results.n_versions("out/"), OBJECTS + 1);
     hearth.stop();
 }
+
+#[test]
+fn a_version_is_one_job_of_who_is_told_of_it_and_of_who_lists() {
+    let Some(mut minio) = Minio::find() else {
+        return;
+    };
+    let data = Arc::new(TempDir::new().unwrap());
+    let folder = TempDir::new().unwrap();
+    let looked_at = folder.path().join("photos/in");
+    std::fs::create_dir_all(&looked_at).unwrap();
+    let named = format!("beside={}", folder.path().display());
+    let args = ["--listing-interval-s", "1", "--folder", &named];
+    let hearth = start(&minio, &data, &args);
+    minio.start(Some(hearth.address()));
+    let photos = bucket(&minio, "photos");
+    photos.keep_versions();
+    let definition = json!({
+        "name": "one", "image": "model:mean",
+        "input": [
+            {"storage_provider": "minio", "path": "photos/in"},
+            {"storage_provider": "folder.beside", "path": "photos/in"},
+        ],
+    });
+    let body = definition.to_string();
+    assert_eq!(hearth.post("/system/services", body.as_bytes()).status, 201);
+    let wait_for = |n: usize| {
+        eventually("they end", || {
+            let jobs = hearth.ended("one");
+            assert!(jobs.len() <= n, "{jobs:?}");
+            (jobs.len() == n).then(|| {
+                assert!(
+                    jobs.values().all(|status| status == "Succeeded"),
+                    "{jobs:?}"
+                );
+            })
+        });
+    };
+    photos.put("in/a.png", &picture(0).0);
+    wait_for(1);
+    photos.put("in/a.png", &picture(1).0);
+    wait_for(2);
+    // Who finds what is in the folder has looked through the bucket before.
+    for n in 0..3 {
+        let name = looked_at.join(n.to_string());
+        let whole = folder.path().join("whole");
+        std::fs::write(&whole, picture(0).0).unwrap();
+        std::fs::rename(whole, name).unwrap();
+        wait_for(3 + n);
+    }
+    hearth.stop();
+}

@@ -11,7 +11,7 @@ use time::OffsetDateTime;
 use tokio::sync::oneshot;
 
 use super::{Count, Listed, NewJob, Page, Selection, Status, Stretch, Which};
-use crate::work::{Job, ObjectRef, Verdict};
+use crate::work::{Identity, Job, ObjectRef, Verdict};
 
 /// Name of the file in the data directory.
 const FILE: &str = "jobs.db";
@@ -433,9 +433,8 @@ impl Book {
     }
 
     fn announce_one(&mut self, now: i64, job: &NewJob) -> Result<Option<String>> {
-        if let Some(object) = &job.object
-            && self.is_seen(&job.service, object)?
-        {
+        if let Some(first) = self.seen(job)? {
+            self.mark(job, first)?;
             self.notes.push(Note::Known(job.service.clone()));
             return Ok(None);
         }
@@ -462,18 +461,7 @@ impl Book {
             self.notes.push(Note::Known(job.service.clone()));
             return Ok(None);
         }
-        if let Some(object) = object {
-            let id = self.connection.last_insert_rowid();
-            let sql = "insert into seen values (?1, ?2, ?3, ?4, ?5, ?6)";
-            self.connection.prepare_cached(sql)?.execute(params![
-                job.service,
-                object.provider,
-                object.bucket,
-                object.key,
-                object.identity.as_str(),
-                id
-            ])?;
-        }
+        self.mark(job, self.connection.last_insert_rowid())?;
         self.sums.pending += 1;
         self.sums.event_bytes += job.event.len() as u64;
         self.count(job.service.clone()).pending += 1;
@@ -481,16 +469,41 @@ impl Book {
         Ok(Some(job.name.clone()))
     }
 
-    fn is_seen(&self, service: &str, object: &ObjectRef) -> Result<bool> {
-        let sql = "select 1 from seen
+    /// Returns the job that there was already of the state of an object, in whichever way it is told.
+    fn seen(&self, job: &NewJob) -> Result<Option<i64>> {
+        let sql = "select job from seen
                    where service = ?1 and provider = ?2 and bucket = ?3 and key = ?4 and identity = ?5";
-        self.connection.prepare_cached(sql)?.exists(params![
-            service,
-            object.provider,
-            object.bucket,
-            object.key,
-            object.identity.as_str()
-        ])
+        let mut select = self.connection.prepare_cached(sql)?;
+        for (object, identity) in identities(job) {
+            let mark = params![
+                job.service,
+                object.provider,
+                object.bucket,
+                object.key,
+                identity.as_str()
+            ];
+            let first = select.query_row(mark, |row| row.get(0)).optional()?;
+            if first.is_some() {
+                return Ok(first);
+            }
+        }
+        Ok(None)
+    }
+
+    fn mark(&self, job: &NewJob, id: i64) -> Result<()> {
+        let sql = "insert or ignore into seen values (?1, ?2, ?3, ?4, ?5, ?6)";
+        let mut insert = self.connection.prepare_cached(sql)?;
+        for (object, identity) in identities(job) {
+            insert.execute(params![
+                job.service,
+                object.provider,
+                object.bucket,
+                object.key,
+                identity.as_str(),
+                id
+            ])?;
+        }
+        Ok(())
     }
 
     /// Hands out jobs of a service that are due: so many, and as many bytes; one of more bytes by
@@ -827,6 +840,7 @@ impl Book {
             bucket,
             ..
         } = stretch;
+        let keys: HashSet<_> = stretch.there.iter().map(|(key, _)| key.as_str()).collect();
         let from = stretch.prefix.as_str().max(&stretch.after);
         let sql = "select key, identity, job from seen
                    where service = ?1 and provider = ?2 and bucket = ?3 and key >= ?4
@@ -842,7 +856,10 @@ impl Book {
                 break;
             }
             let is_before = !stretch.after.is_empty() && *key <= stretch.after;
-            let is_there = unseen.remove(&mark).is_some();
+            // Versions are not listed.
+            let is_version = Identity::from(mark.1.clone()).version().is_some();
+            let is_there =
+                unseen.remove(&mark).is_some() || (is_version && keys.contains(key.as_str()));
             let is_old = row.get::<_, i64>(2)? <= stretch.until;
             if !is_before && !is_there && is_old && gone.len() < SWEPT {
                 gone.push(mark);
@@ -860,6 +877,15 @@ impl Book {
         unseen.sort_unstable();
         Ok(unseen)
     }
+}
+
+/// Returns the ways in which the state of an object is told that a job is about.
+fn identities(job: &NewJob) -> impl Iterator<Item = (&ObjectRef, &Identity)> {
+    let object = job.object.iter();
+    object.flat_map(|object| {
+        let identities = std::iter::once(&object.identity).chain(&job.also);
+        identities.map(move |identity| (object, identity))
+    })
 }
 
 /// Reads a job, and makes the end by which it hears that it was deleted.

@@ -10,6 +10,7 @@ fn post(service: &str, name: &str) -> NewJob {
         name: name.to_owned(),
         event: Bytes::from_static(b"event"),
         object: None,
+        also: None,
     }
 }
 

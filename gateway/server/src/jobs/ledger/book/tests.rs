@@ -4,7 +4,6 @@ use proptest::prelude::*;
 use tempfile::TempDir;
 
 use super::*;
-use crate::work::Identity;
 
 const SERVICES: [&str; 2] = ["one", "two"];
 
@@ -195,6 +194,7 @@ impl World {
                 name,
                 event: Bytes::from_static(b"event"),
                 object: of.map(|(key, identity)| object(key, identity)),
+                also: None,
             });
         }
         assert_eq!(book.announce(self.now, &jobs).unwrap(), Ok(expected));
@@ -437,6 +437,7 @@ fn post(service: &str, name: &str) -> NewJob {
         name: name.to_owned(),
         event: Bytes::from_static(b"0123456789"),
         object: None,
+        also: None,
     }
 }
 
@@ -602,6 +603,56 @@ fn marks_are_compared_by_the_stretch_and_younger_ones_left_alone() {
     assert_eq!(compare("", Some("in/2"), &[1, 2]), [0]);
     assert_eq!(compare("in/2", None, &[3]), [0; 0]);
     assert_eq!(compare("in/2", None, &[3, 4, 5]), [1]);
+}
+
+#[test]
+fn a_version_that_is_listed_without_its_name_is_known_by_both() {
+    let mut book = open(&TempDir::new().unwrap());
+    let job = |name: &str, identity, also: Option<u8>| NewJob {
+        object: Some(ObjectRef {
+            identity,
+            ..object(0, 0)
+        }),
+        also: also.map(identity_of),
+        ..post("one", name)
+    };
+    let version = || Identity::of_version("v1");
+    let announce = |book: &mut Book, job: NewJob| {
+        let names = book.announce(1, &[job]).unwrap().unwrap();
+        names[0].is_some()
+    };
+    let look = |book: &mut Book, there: &[(u8, u8)]| {
+        let there = there
+            .iter()
+            .map(|(key, identity)| (format!("in/{key}"), identity_of(*identity)));
+        let stretch = Stretch {
+            service: "one".to_owned(),
+            provider: "minio.default".to_owned(),
+            bucket: "b".to_owned(),
+            prefix: "in/".to_owned(),
+            after: String::new(),
+            last: None,
+            there: there.collect(),
+            until: i64::MAX,
+        };
+        book.compare(&stretch).unwrap().len()
+    };
+    // The listing was first, or the event.
+    assert!(announce(&mut book, job("a", identity_of(1), None)));
+    assert!(!announce(&mut book, job("b", version(), Some(1))));
+    assert_eq!(look(&mut book, &[(0, 1)]), 0);
+    // Another is there: what came before is known by its version still.
+    assert_eq!(look(&mut book, &[(0, 2)]), 1);
+    assert!(!announce(&mut book, job("c", version(), None)));
+    assert!(announce(
+        &mut book,
+        job("d", Identity::of_version("v2"), Some(2))
+    ));
+    assert_eq!(look(&mut book, &[(0, 2)]), 0);
+    assert!(!announce(&mut book, job("e", identity_of(2), None)));
+    // Nothing is.
+    assert_eq!(look(&mut book, &[]), 0);
+    assert!(announce(&mut book, job("f", version(), None)));
 }
 
 #[test]
