@@ -231,6 +231,22 @@ impl Storage {
         }
     }
 
+    /// Returns what is known of a version of an object, if it is there; without versions, of the object.
+    ///
+    /// # Errors
+    /// Where it can't be found out.
+    pub(crate) async fn head_version(
+        &self,
+        bucket: &str,
+        key: &str,
+        version: &str,
+    ) -> Result<Option<Head>, StorageError> {
+        match self {
+            Self::S3(s3) => s3.head_version(bucket, key, Some(version)).await,
+            Self::Own(_) | Self::Folder(_) => self.head(bucket, key).await,
+        }
+    }
+
     /// Reads an object of at most so many bytes into memory; what is known of it is of what was read.
     ///
     /// # Errors

@@ -200,16 +200,18 @@ impl Front {
                 "there is no MinIO here whose events could be taken: see MINIO_ENDPOINT",
             )
         })?;
-        let head = storage.head(bucket, key).await?;
-        let (identity, also, size) = match (version, head) {
-            (Some(version), head) => {
-                // What is not the latest any more is not listed.
-                let latest = head.filter(|head| head.version.as_ref() == Some(version));
-                let also = latest.map(|head| Identity::of_content(&head.etag, head.modified));
-                (Identity::of_version(version), also, announced.size)
-            }
-            (None, Some(head)) => (Identity::of(&head), None, head.size),
-            (None, None) => return Ok(Vec::new()),
+        let (identity, also, size) = if let Some(version) = version {
+            let head = match storage.head_version(bucket, key, version).await {
+                Err(error) if error.is_transient() => return Err(error.into()),
+                head => head.ok().flatten(),
+            };
+            let also = head.map(|head| Identity::of_content(&head.etag, head.modified));
+            (Identity::of_version(version), also, announced.size)
+        } else {
+            let Some(head) = storage.head(bucket, key).await? else {
+                return Ok(Vec::new());
+            };
+            (Identity::of(&head), None, head.size)
         };
         let job = |service: &Arc<Service>| {
             Ok(NewJob {

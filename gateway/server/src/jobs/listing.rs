@@ -12,7 +12,7 @@ use super::events::is_marker;
 use super::ledger::Stretch;
 use crate::oscar::{Folder, Service};
 use crate::rest::Front;
-use crate::storage::Page;
+use crate::storage::{Page, Storage};
 use crate::work::Identity;
 
 /// Looks through the inputs of all services, at the start and every so often.
@@ -94,7 +94,8 @@ impl Listing {
                 until,
             };
             let unseen = front.jobs.compare(stretch).await?;
-            self.announce(service, folder, &page, unseen).await?;
+            self.announce(service, (folder, &storage), &page, unseen)
+                .await?;
             match page.next {
                 Some(next) => after = Some(next),
                 None => return Ok(()),
@@ -106,7 +107,7 @@ impl Listing {
     async fn announce(
         &self,
         service: &Service,
-        folder: &Folder,
+        (folder, storage): (&Folder, &Storage),
         page: &Page,
         unseen: Vec<usize>,
     ) -> Result<(), InferError> {
@@ -119,10 +120,22 @@ impl Listing {
                 && folder.takes(&head.key)
                 && !is_marker(&head.key, head.size)
         };
-        let jobs = unseen
-            .filter(is_event)
-            .map(|head| NewJob::of(service.name(), &folder.provider, &folder.bucket, head));
-        let jobs: Vec<_> = jobs.collect::<Result<_, _>>()?;
+        let (provider, bucket) = (&folder.provider, &folder.bucket);
+        let mut jobs = Vec::new();
+        // A listing does not tell, and one object does of all.
+        let mut keeps_versions = matches!(storage, Storage::S3(_));
+        for head in unseen.filter(is_event) {
+            let mut job = NewJob::of(service.name(), provider, bucket, head)?;
+            if keeps_versions && let Some(now) = storage.head(bucket, &head.key).await? {
+                keeps_versions = now.version.is_some();
+                let listed = Identity::of(head);
+                if keeps_versions && listed.is_of(&now) {
+                    job = NewJob::of(service.name(), provider, bucket, &now)?;
+                    job.also = Some(listed);
+                }
+            }
+            jobs.push(job);
+        }
         if !jobs.is_empty() {
             let n_new = self.front.announce(jobs).await?.iter().flatten().count();
             tracing::info!(

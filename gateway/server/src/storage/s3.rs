@@ -262,8 +262,19 @@ impl S3 {
         bucket: &str,
         key: &str,
     ) -> Result<Option<Head>, StorageError> {
+        self.head_version(bucket, key, None).await
+    }
+
+    pub(super) async fn head_version(
+        self: &Arc<Self>,
+        bucket: &str,
+        key: &str,
+        version: Option<&str>,
+    ) -> Result<Option<Head>, StorageError> {
         let (bucket, key) = (bucket.to_owned(), key.to_owned());
-        self.block(move |this| this.head_now(&bucket, &key)).await
+        let version = version.map(str::to_owned);
+        self.block(move |this| this.head_now(&bucket, &key, version))
+            .await
     }
 
     pub(super) async fn read(
@@ -386,7 +397,7 @@ impl S3 {
             }
             // As OSCAR makes folders, which so can be seen in its clients.
             let marker = format!("{folder}/");
-            if folder.is_empty() || this.head_now(&bucket, &marker)?.is_some() {
+            if folder.is_empty() || this.head_now(&bucket, &marker, None)?.is_some() {
                 return Ok(());
             }
             let call = Call {
@@ -495,12 +506,19 @@ impl S3 {
 
     // === blocking ===
 
-    fn head_now(&self, bucket: &str, key: &str) -> Result<Option<Head>, StorageError> {
+    fn head_now(
+        &self,
+        bucket: &str,
+        key: &str,
+        version: Option<String>,
+    ) -> Result<Option<Head>, StorageError> {
         check_key(key)?;
+        let version = version.map(|version| ("versionId", version));
         let call = Call {
             method: Method::HEAD,
             bucket,
             key,
+            query: version.into_iter().collect(),
             ..Call::default()
         };
         let response = self.send(call)?;
