@@ -52,13 +52,32 @@ class Gateway:
                 pass
             time.sleep(0.05)
 
+    def measure(self):
+        """Serves until the model has been measured, as happens when nobody calls, and serves it so."""
+        self.start()
+        while not list((self.folder / "data/measurements").glob("*.json")):
+            time.sleep(0.1)
+        self.stop()
+        self.start()
+
     def kill(self):
         self.process.kill()
         self.process.wait()
 
+    def children(self):
+        """Returns its processes, by their numbers, and what they are called."""
+        children = {}
+        for task in Path(f"/proc/{self.process.pid}/task").iterdir():
+            try:
+                for pid in (task / "children").read_text().split():
+                    children[int(pid)] = Path(f"/proc/{pid}/comm").read_text().strip()
+            except OSError:
+                # It has ended meanwhile.
+                continue
+        return children
+
     def workers(self):
-        out = subprocess.run(["pgrep", "-P", str(self.process.pid)], capture_output=True, text=True)
-        return [int(pid) for pid in out.stdout.split()]
+        return [pid for pid, name in self.children().items() if name == "hearth-worker"]
 
     def command(self, *words, check=True):
         command = [self.hearth, *words, "--endpoint", self.url]

@@ -60,7 +60,7 @@ def main():
         try:
             if minio:
                 minio.start(gateway.url)
-            gateway.start()
+            gateway.measure()
             sys.exit(measure(options, gateway, minio, photos, source))
         finally:
             gateway.stop()

@@ -57,15 +57,16 @@ def see(options, folder, video):
     """Has a gateway of its own see a video; returns the most memory that its processes took, in MB."""
     folder.mkdir()
     gateway = Gateway(options, folder, MODEL, GRAPH)
-    gateway.start()
+    gateway.measure()
     try:
         fdl = folder / "service.yaml"
         fdl.write_text(FDL)
         gateway.command("apply", fdl)
-        # Warm, and what is learned of the model is learned.
+        # So long that the sizes of batches have been compared: what a worker has once taken for a large
+        # one it keeps, whatever comes next.
         gateway.load(
             options.programs / "hearth-loadtests", "--body", options.shared / "media/bus.jpg",
-            "--concurrency", "8", "--duration", "5", "--warmup", "0",
+            "--concurrency", "64", "--duration", "20", "--warmup", "0",
         )
         return measure(gateway, video)
     finally:
@@ -82,7 +83,7 @@ def measure(gateway, video):
         if counts.get("succeeded") or counts.get("failed"):
             break
         most = max(most, memory(gateway), key=lambda of: sum(of.values()))
-        time.sleep(0.1)
+        time.sleep(0.2)
     seconds = time.monotonic() - began
     spent = {name: after - before[name] for name, after in usage(gateway).items()}
 
@@ -113,9 +114,8 @@ def usage(gateway):
 def memory(gateway):
     """Returns what the gateway and its children have in memory, by their names, in MB."""
     total = {}
-    for pid in [gateway.process.pid, *gateway.workers()]:
+    for pid, name in [(gateway.process.pid, "hearth"), *gateway.children().items()]:
         try:
-            name = Path(f"/proc/{pid}/comm").read_text().strip()
             status = Path(f"/proc/{pid}/status").read_text()
         except OSError:
             continue
