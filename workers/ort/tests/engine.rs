@@ -329,3 +329,49 @@ fn a_library_that_is_not_there_is_refused_with_the_command_that_mends_it() {
     );
     assert!(error.message.contains("run `make runtime`"), "{error}");
 }
+
+#[test]
+fn what_a_large_batch_took_is_given_back() {
+    let models = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../shared/models");
+    if !models.is_dir() {
+        let is_ci = std::env::var_os("CI").is_some_and(|ci| ci == "true");
+        assert!(
+            !is_ci,
+            "there is no ../shared with models beside the sources"
+        );
+        eprintln!("skipped: there is no ../shared with models beside the sources");
+        return;
+    }
+    let options = LoadOptions {
+        device: Device::Cpu,
+        threads: 1,
+        inputs: &[],
+        outputs: &[],
+    };
+    let file = models.join("fastestdet_352_dyn.onnx");
+    let mut engine = OrtEngine::load(runtime(), &file, &options).unwrap();
+    let mut run = |items: usize| {
+        let shape = [items as i64, 3, 352, 352];
+        let data = vec![0; items * 3 * 352 * 352 * 4];
+        let name = engine.inputs()[0].name.clone();
+        let input = tensor(&name, DataType::Fp32, &shape, data.into());
+        engine.run(&[input]).unwrap();
+        resident_mb()
+    };
+    let small = run(1);
+    let large = run(32);
+    assert!(large > small + 100, "{small} MB, then {large} MB");
+    let kept = run(1);
+    assert!(kept > small + 100, "{small} MB, then {kept} MB");
+    let last = (0..40).map(|_| run(1)).last().unwrap();
+    assert!(last < small + 60, "{small} MB, then {last} MB");
+}
+
+/// Returns what this process has in memory, in MB.
+fn resident_mb() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").expect("Linux tells");
+    let mut words = status.split_whitespace();
+    words.find(|word| *word == "VmRSS:");
+    let kib = words.next().and_then(|word| word.parse::<u64>().ok());
+    kib.expect("what is resident, in kB") / 1000
+}
