@@ -250,8 +250,9 @@ impl Upload {
             meter.check()?;
             let n_bytes = part.min(self.size - sent);
             let bytes = self.read(file, n_bytes)?;
-            sums.push(etag::sum(&bytes));
-            storage.put_part(at, upload, sums.len(), &bytes)?;
+            let sum = etag::sum(&bytes);
+            sums.push(sum);
+            storage.put_part(at, upload, sums.len(), (&bytes, sum))?;
             meter.moved(n_bytes);
             sent += n_bytes;
         }

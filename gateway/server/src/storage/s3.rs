@@ -677,7 +677,7 @@ impl S3 {
             path: &sign::path(call.bucket, call.key),
             query: &sign::query(call.query),
             headers: call.headers,
-            digest: &digest,
+            digest: Some(&digest),
         };
         let now = OffsetDateTime::now_utc();
         let headers = signed.headers(account, now);

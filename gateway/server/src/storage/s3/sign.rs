@@ -30,8 +30,8 @@ pub(crate) struct Signed<'a> {
     pub(crate) query: &'a str,
     /// Names in lower case.
     pub(crate) headers: Vec<(String, String)>,
-    /// Of the payload.
-    pub(crate) digest: &'a [u8; 32],
+    /// Of the payload; without, it is not signed but by what headers say of it.
+    pub(crate) digest: Option<&'a [u8; 32]>,
 }
 
 /// When a request is signed.
@@ -70,7 +70,9 @@ impl Signed<'_> {
     /// Returns the headers to send, the signature among them; `Host` is the client's to send.
     pub(crate) fn headers(&self, account: &Account, now: OffsetDateTime) -> Vec<(String, String)> {
         let moment = Moment::of(now);
-        let digest = hex(self.digest);
+        let digest = self
+            .digest
+            .map_or_else(|| "UNSIGNED-PAYLOAD".to_owned(), |digest| hex(digest));
         let mut headers = self.headers.clone();
         headers.push(("x-amz-content-sha256".to_owned(), digest.clone()));
         headers.push(("x-amz-date".to_owned(), moment.stamp.clone()));
@@ -212,7 +214,7 @@ mod tests {
                 path: &path,
                 query: &query(parameters),
                 headers,
-                digest: &Sha256::digest(payload).into(),
+                digest: Some(&Sha256::digest(payload).into()),
             };
             let headers = signed.headers(&account, now);
             let (_, authorization) = headers.last().unwrap();
