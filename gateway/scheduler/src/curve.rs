@@ -12,7 +12,7 @@
 //! - **Exploring** is a climb by doubling while it lowers the cost per item, in two runs of each size,
 //!   and later now and then a comparison of the chosen size with another one, in turns
 //!   (`curve/comparison.rs`), its neighbours first and ever more rarely, where a line waits and nobody
-//!   becomes late. Nothing but a comparison changes the choice: means of different times and loads do
+//!   becomes late; nothing beyond a neighbour that cost far more. Nothing but a comparison changes the choice: means of different times and loads do
 //!   not say which size is cheaper, and a size that is not chosen is not measured.
 
 mod comparison;
@@ -77,6 +77,8 @@ pub(crate) struct Curve {
     gap: u64,
     /// Comparisons since the choice was last changed.
     n_compared: usize,
+    /// The nearest sizes below and above the chosen one that cost far more when they were last compared.
+    walls: [Option<u32>; 2],
 }
 
 /// The mean of one size, in nanoseconds, and the runs in it, up to [`MEMORY`].
@@ -134,6 +136,7 @@ impl Curve {
             compare_at: GAP,
             gap: GAP,
             n_compared: 0,
+            walls: [None; 2],
         }
     }
 
@@ -235,11 +238,18 @@ impl Curve {
         let Some(verdict) = comparison.observe(items, nanos) else {
             return;
         };
-        match verdict {
-            Verdict::Won => (self.best, self.gap, self.n_compared) = (challenger, GAP, 0),
-            Verdict::Lost => {
-                self.gap = (self.gap * 2).min(MAX_GAP);
-                self.n_compared += 1;
+        if verdict == Verdict::Won {
+            (self.best, self.gap, self.n_compared) = (challenger, GAP, 0);
+            self.walls = [None; 2];
+        } else {
+            self.gap = (self.gap * 2).min(MAX_GAP);
+            self.n_compared += 1;
+            // Nothing beyond a wall is compared, so it can only come nearer, or go where it stands.
+            let wall = &mut self.walls[usize::from(challenger > self.best)];
+            if verdict == Verdict::LostByFar {
+                *wall = Some(challenger);
+            } else if *wall == Some(challenger) {
+                *wall = None;
             }
         }
         self.comparison = None;
@@ -247,12 +257,15 @@ impl Curve {
     }
 
     /// Returns the size to compare the chosen one with next: those of the climb in turns, the nearest
-    /// first.
+    /// first. Beyond one that cost far more none is tried: it would take long, and much memory, for what
+    /// a climb would not have found either.
     fn challenger(&self) -> Option<u32> {
+        let [below, above] = self.walls;
+        let (least, most) = (below.unwrap_or(1), above.unwrap_or(self.max_batch));
         let mut sizes: Vec<u32> = std::iter::successors(Some(1_u32), |size| size.checked_mul(2))
             .take_while(|size| *size < self.max_batch)
             .chain([self.max_batch])
-            .filter(|size| *size != self.best)
+            .filter(|size| *size != self.best && (least..=most).contains(size))
             .collect();
         let best = f64::from(self.best);
         sizes.sort_by(|one, other| {
@@ -481,8 +494,21 @@ mod tests {
         let spent: u64 = sizes.iter().map(|b| u64::from(*b) * per_item(*b)).sum();
         let n_items: u64 = sizes.iter().map(|b| u64::from(*b)).sum();
         let wasted = spent as f64 / (n_items * per_item(1)) as f64 - 1.0;
-        assert!(wasted < 0.02, "{wasted} of the time");
-        assert!(sizes.contains(&16), "the far ones are looked at as well");
+        assert!(wasted < 0.01, "{wasted} of the time");
+        assert!(sizes.contains(&4), "what costs a tenth more is looked at");
+        assert!(!sizes.contains(&8), "and nothing beyond");
+    }
+
+    #[test]
+    fn what_lies_beyond_a_size_that_cost_far_more_is_tried_again_once_that_does_not() {
+        let mut curve = Curve::new(16);
+        saturate(&mut curve, 3000, |b| us(1000 * u64::from(b * (9 + b)) / 10));
+        assert_eq!(curve.best(), 1);
+        let sizes = saturate(&mut curve, 50_000, |b| {
+            us(1000 * u64::from(b * (99 + b)) / 100)
+        });
+        assert_eq!(curve.best(), 1);
+        assert!(sizes.contains(&8) && sizes.contains(&16));
     }
 
     #[test]

@@ -28,6 +28,9 @@ const CERTAIN: f64 = 2.0;
 /// machine stood still in is no news of its size.
 const MOST_DIFFERENCE: f64 = std::f64::consts::LN_2;
 
+/// The logarithm of how many times as much an item costs of what is far from being cheaper.
+const FAR: f64 = 0.1;
+
 /// A comparison under way.
 #[derive(Clone, Debug)]
 pub(super) struct Comparison {
@@ -50,6 +53,8 @@ pub(super) struct Comparison {
 pub(super) enum Verdict {
     Won,
     Lost,
+    /// By [`FAR`] or more.
+    LostByFar,
 }
 
 impl Comparison {
@@ -118,9 +123,10 @@ impl Comparison {
         let variance =
             (self.squares + PRIOR_WEIGHT * PRIOR_VARIANCE) / (n_pairs - 1.0 + PRIOR_WEIGHT);
         let error = CERTAIN * (variance / n_pairs).sqrt();
-        let verdict = match self.mean < self.margin {
-            true => Verdict::Won,
-            false => Verdict::Lost,
+        let verdict = match self.mean {
+            mean if mean < self.margin => Verdict::Won,
+            mean if mean < FAR => Verdict::Lost,
+            _ => Verdict::LostByFar,
         };
         let is_certain = (self.mean - self.margin).abs() > error;
         (is_certain || self.n_pairs >= MOST).then_some(verdict)
@@ -159,7 +165,7 @@ mod tests {
     #[test]
     fn a_clear_difference_is_seen_in_a_few_pairs() {
         let (verdict, n_pairs) = compare((1, 2e7), (16, 4e7));
-        assert_eq!((verdict, n_pairs), (Verdict::Lost, FEWEST));
+        assert_eq!((verdict, n_pairs), (Verdict::LostByFar, FEWEST));
         let (verdict, n_pairs) = compare((16, 4e7), (1, 2e7));
         assert_eq!((verdict, n_pairs), (Verdict::Won, FEWEST));
     }
