@@ -83,7 +83,7 @@ def measure(options, gateway, minio, photos, source):
     expected = [gateway.run(SERVICE, photo) for photo in photos]
     is_disturbed = options.chaos or minio
     loads = options.programs / "hearth-loadtests"
-    capacity = None if is_disturbed else saturation(loads, gateway, photos, 4)
+    capacity = saturation(loads, gateway, photos, 4) if options.interactive or not is_disturbed else None
     if capacity:
         print(f"/run, eight callers: {capacity:.1f} photos/s", flush=True)
     alone = interactive(loads, gateway, photos[0], capacity) if options.interactive else None

@@ -62,8 +62,7 @@ def see(options, folder, video):
         fdl = folder / "service.yaml"
         fdl.write_text(FDL)
         gateway.command("apply", fdl)
-        # So long that the sizes of batches have been compared: what a worker has once taken for a large
-        # one it keeps, whatever comes next.
+        # So long that the sizes of batches have been compared: what is tried once takes memory once.
         gateway.load(
             options.programs / "hearth-loadtests", "--body", options.shared / "media/bus.jpg",
             "--concurrency", "64", "--duration", "20", "--warmup", "0",

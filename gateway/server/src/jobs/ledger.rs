@@ -294,6 +294,11 @@ impl Ledger {
         self.ask(0, |book| book.latest()).await
     }
 
+    /// Gives up what is in work: whatever ends it, it has lost no attempt.
+    pub(crate) async fn give_up(&self) -> Result<(), InferError> {
+        self.ask(0, Book::clear).await
+    }
+
     /// Forgets the marks of objects in a stretch that are not there any more, and returns which of
     /// those there have none.
     pub(crate) async fn compare(&self, stretch: Stretch) -> Result<Vec<usize>, InferError> {
@@ -375,10 +380,6 @@ fn keep(mut book: Book, mut requests: mpsc::Receiver<Box<dyn Request>>, news: &N
         for request in group {
             request.answer(committed.as_ref().copied());
         }
-    }
-    // Whoever stops in order gives up what is in work.
-    if let Err(error) = book.alone(Book::clear) {
-        tracing::error!(%error, "the jobs that are in work can't be given up");
     }
 }
 

@@ -122,11 +122,20 @@ impl Listing {
         };
         let (provider, bucket) = (&folder.provider, &folder.bucket);
         let mut jobs = Vec::new();
-        // A listing does not tell, and one object does of all.
+        // A listing does not tell. Where the first that is asked about has no version, none is taken to.
         let mut keeps_versions = matches!(storage, Storage::S3(_));
         for head in unseen.filter(is_event) {
             let mut job = NewJob::of(service.name(), provider, bucket, head)?;
-            if keeps_versions && let Some(now) = storage.head(bucket, &head.key).await? {
+            let asked = match keeps_versions {
+                true => storage.head(bucket, &head.key).await,
+                false => Ok(None),
+            };
+            let now = match asked {
+                Err(error) if error.is_transient() => return Err(error.into()),
+                // Its job says what is wrong with it.
+                now => now.ok().flatten(),
+            };
+            if let Some(now) = now {
                 keeps_versions = now.version.is_some();
                 let listed = Identity::of(head);
                 if keeps_versions && listed.is_of(&now) {

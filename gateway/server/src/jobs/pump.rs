@@ -97,6 +97,9 @@ impl Pump {
                 changed = draining.changed() => if changed.is_err() { return },
             }
         }
+        if let Err(error) = self.front.jobs.give_up().await {
+            tracing::error!(%error, "the jobs that are in work can't be given up");
+        }
         while self.running.join_next().await.is_some() {}
     }
 

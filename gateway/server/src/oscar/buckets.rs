@@ -202,7 +202,11 @@ pub(super) async fn presign(
     body: Body,
 ) -> Result<Response, Text> {
     let asked: Asked = read(&front, &headers, body).await?;
-    front.providers.default()?.bucket(&name).await?;
+    match front.providers.default()?.bucket(&name).await {
+        Err(error) if error.code == Code::NotFound => return Err(error.into()),
+        // What is kept from us, or away, is known to whoever comes with the link.
+        _ => {}
+    }
     let key = asked.object_key.trim().trim_matches('/');
     if !(1..=gateway_objects::MAX_KEY_BYTES).contains(&key.len()) {
         return Err(InferError::invalid("`object_key`: expected 1 to 1024 bytes").into());
@@ -344,7 +348,10 @@ impl Described {
         tags.entry(OWNER_TAG.to_owned())
             .or_insert_with(|| OWNER.to_owned());
         tags.insert(VISIBILITY_TAG.to_owned(), visibility.name().to_owned());
-        tags.insert(USERS_TAG.to_owned(), users.join(" "));
+        match users.is_empty() {
+            true => tags.remove(USERS_TAG),
+            false => tags.insert(USERS_TAG.to_owned(), users.join(" ")),
+        };
         Ok(tags)
     }
 

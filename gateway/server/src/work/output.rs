@@ -14,6 +14,7 @@ use crate::jobs::NewJob;
 use crate::jobs::events::is_marker;
 use crate::rest::Front;
 use crate::storage::{Content, NewObject, Storage, StorageError, Trouble};
+use crate::work::Identity;
 
 /// The metadata of an object that says which job made it.
 const PARENT: &str = "hearth-job";
@@ -122,15 +123,16 @@ async fn tell(front: &Front, reference: StorageReference<'_>, bucket: &str, key:
             let Some(storage) = front.providers.of(&service.definition, reference)? else {
                 return Ok(());
             };
-            let Some(mut head) = storage.head(bucket, key).await? else {
+            let Some(head) = storage.head(bucket, key).await? else {
                 return Ok(());
             };
-            // A listing knows of no versions, and is to see that this is known.
-            head.version = None;
             if head.modified < service.created || is_marker(&head.key, head.size) {
                 return Ok(());
             }
-            let job = NewJob::of(service.name(), &provider, bucket, &head)?;
+            let mut job = NewJob::of(service.name(), &provider, bucket, &head)?;
+            // A listing knows of no versions, and is to see that this is known.
+            let listed = || Identity::of_content(&head.etag, head.modified);
+            job.also = head.version.as_ref().map(|_| listed());
             front.announce(vec![job]).await.map(drop)
         };
         let told: Result<(), InferError> = told.await;

@@ -21,6 +21,9 @@ const MAX_DRAWING_BYTES: usize = 128 << 20;
 /// Crops of a picture, the best first.
 const MAX_CROPS: usize = 100;
 
+/// What they have together: of many pictures they wait in memory until all are kept.
+const MAX_CROPS_BYTES: usize = 16 << 20;
+
 /// What is known of all that a task finds.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Kind {
@@ -175,9 +178,9 @@ impl Predictions {
             let part = picture.part(with_margin(rect, margin));
             let encoded = workers_vision::encode(&part, DrawFormat::Jpeg)?;
             bytes += encoded.len();
-            if bytes > MAX_DRAWING_BYTES {
+            if bytes > MAX_CROPS_BYTES {
                 return Err(InferError::too_large(format!(
-                    "what is cut out of the picture has more than {MAX_DRAWING_BYTES} bytes: ask for fewer predictions, or send a smaller picture"
+                    "what is cut out of the picture has more than {MAX_CROPS_BYTES} bytes: ask for fewer predictions, or send a smaller picture"
                 )));
             }
             crops.push(encoded);

@@ -29,9 +29,6 @@ const REST: Duration = Duration::from_secs(2);
 /// does to it, it then does alone.
 const APART: Duration = Duration::from_millis(100);
 
-/// Jobs that are passed over because another of the same key is in work.
-const SKIPPED: usize = 1024;
-
 /// Rows that one request deletes because they are of no use any more.
 const SWEPT: usize = 10_000;
 
@@ -93,8 +90,6 @@ pub(super) struct Book {
     connection: Connection,
     bounds: Bounds,
     running: HashMap<i64, Running>,
-    /// What those are about.
-    places: HashSet<Place>,
     counts: BTreeMap<String, Count>,
     sums: Sums,
     /// Services of which something was counted since it was told.
@@ -111,19 +106,8 @@ pub(super) struct Book {
 #[derive(Debug)]
 struct Running {
     service: String,
-    place: Option<Place>,
     started: i64,
     _deleted: oneshot::Sender<()>,
-}
-
-/// A key, whatever there is: of two states of it a service has one in work, so that the results of the
-/// later are not followed by those of the earlier.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-struct Place {
-    service: String,
-    provider: String,
-    bucket: String,
-    key: String,
 }
 
 /// Over all services.
@@ -193,6 +177,8 @@ impl Book {
                  log text not null
              ) strict;
              create index if not exists jobs_due on jobs (service, due, id) where state = {PENDING};
+             create index if not exists jobs_of_object on jobs (service, provider, bucket, key, id)
+                 where state = {PENDING};
              create index if not exists jobs_listed on jobs (service, id);
              create index if not exists jobs_failed on jobs (service, id) where state = {FAILED};
              create index if not exists jobs_finished on jobs (finished) where state <> {PENDING};
@@ -213,7 +199,6 @@ impl Book {
             connection,
             bounds,
             running: HashMap::new(),
-            places: HashSet::new(),
             counts: BTreeMap::new(),
             sums: Sums::default(),
             changed: BTreeSet::new(),
@@ -390,9 +375,6 @@ impl Book {
 
     fn leave(&mut self, id: i64) {
         if let Some(left) = self.running.remove(&id) {
-            if let Some(place) = &left.place {
-                self.places.remove(place);
-            }
             self.count(left.service).running -= 1;
         }
     }
@@ -507,7 +489,8 @@ impl Book {
     }
 
     /// Hands out jobs of a service that are due: so many, and as many bytes; one of more bytes by
-    /// itself.
+    /// itself. Of the states of an object the one that came first goes first, and the next when that
+    /// has ended: the results of a later one are not followed by those of an earlier.
     pub(super) fn take(
         &mut self,
         now: i64,
@@ -526,10 +509,13 @@ impl Book {
         // Those that run are in the way: no more than a bounded number.
         let mut select = self.connection.prepare_cached(
             "select id, name, event, provider, bucket, key, identity, size, attempt from jobs
-             where service = ?1 and state = 0 and due <= ?2 order by due, id",
+             where service = ?1 and state = 0 and due <= ?2 and (key is null or not exists
+                 (select 1 from jobs as first where first.service = jobs.service
+                      and first.provider = jobs.provider and first.bucket = jobs.bucket
+                      and first.key = jobs.key and first.id < jobs.id and first.state = 0))
+             order by due, id",
         )?;
         let mut rows = select.query(params![service, now])?;
-        let mut n_skipped = 0;
         while let Some(row) = rows.next()? {
             let id = row.get(0)?;
             if self.running.contains_key(&id) {
@@ -540,24 +526,6 @@ impl Book {
                 break;
             }
             let (handed, deleted) = handed(row)?;
-            let place = handed.job.object.as_ref().map(|object| Place {
-                service: service.to_owned(),
-                provider: object.provider.clone(),
-                bucket: object.bucket.clone(),
-                key: object.key.clone(),
-            });
-            // When that other one has ended, this is asked again.
-            if place
-                .as_ref()
-                .is_some_and(|place| self.places.contains(place))
-            {
-                taken.has_more = true;
-                n_skipped += 1;
-                if n_skipped == SKIPPED {
-                    break;
-                }
-                continue;
-            }
             if handed.bytes > bytes && !taken.jobs.is_empty() {
                 taken.has_more = true;
                 break;
@@ -565,27 +533,23 @@ impl Book {
             begin.execute([id])?;
             bytes = bytes.saturating_sub(handed.bytes);
             taken.jobs.push(handed);
-            self.places.extend(place.clone());
             let running = Running {
                 service: service.to_owned(),
-                place,
                 started: now,
                 _deleted: deleted,
             };
             self.running.insert(id, running);
             self.notes.push(Note::Taken(id));
+            self.changed.insert(service.to_owned());
+            self.counts.entry(service.to_owned()).or_default().running += 1;
         }
         drop(rows);
         drop(select);
         drop(begin);
-        if !taken.jobs.is_empty() {
-            self.count(service.to_owned()).running += taken.jobs.len() as u64;
-        }
-        if !taken.has_more {
-            let sql = "select min(due) from jobs where service = ?1 and state = 0 and due > ?2";
-            let mut next = self.connection.prepare_cached(sql)?;
-            taken.next_due = next.query_row(params![service, now], |row| row.get(0))?;
-        }
+        let sql = "select min(due) from jobs where service = ?1 and state = 0 and due > ?2";
+        let mut next = self.connection.prepare_cached(sql)?;
+        taken.next_due = next.query_row(params![service, now], |row| row.get(0))?;
+        drop(next);
         Ok(taken)
     }
 
@@ -663,6 +627,15 @@ impl Book {
         self.connection
             .prepare_cached(sql)?
             .execute(params![id, state, started, now, log])?;
+        let sql = "select exists (select 1 from jobs as this join jobs as next on
+                       next.service = this.service and next.provider = this.provider
+                       and next.bucket = this.bucket and next.key = this.key
+                   where this.id = ?1 and next.state = 0)";
+        let mut select = self.connection.prepare_cached(sql)?;
+        if select.query_row([id], |row| row.get(0))? {
+            self.fresh.insert(service.clone());
+        }
+        drop(select);
         self.sums.pending -= 1;
         self.sums.event_bytes -= event_bytes;
         self.sums.ended += 1;
@@ -711,11 +684,14 @@ impl Book {
             "delete from jobs where service = ?1 and {which}
              returning id, service, state, length(event), octet_length(log)"
         );
-        match selection {
+        let n_deleted = match selection {
             Selection::Named(name) => self.forget_rows(&sql, params![service, name]),
             Selection::Succeeded => self.forget_rows(&sql, params![service, SUCCEEDED]),
             Selection::All => self.forget_rows(&sql, params![service, true]),
-        }
+        }?;
+        // What has waited for one of them may be taken.
+        self.fresh.insert(service.to_owned());
+        Ok(n_deleted)
     }
 
     /// Forgets a service, with what was seen.

@@ -64,6 +64,7 @@ async fn of_many_that_announce_the_same_one_makes_a_job() {
         .filter(|job| job.status == Status::Running)
         .count();
     assert_eq!(n_running, 5);
+    ledger.give_up().await.unwrap();
     ledger.close();
     let error = ledger.take("one", 1, 1).await.unwrap_err();
     assert_eq!(error.code, Code::Unavailable);

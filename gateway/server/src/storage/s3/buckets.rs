@@ -35,7 +35,13 @@ impl S3 {
             match self.bucket(&name).await {
                 // It went meanwhile.
                 Err(error) if error.code == Code::NotFound => Ok(None),
-                bucket => bucket.map(Some),
+                Err(error) if error.code == Code::Unavailable => Err(error),
+                // One whose tags are kept from us is there all the same.
+                Err(_) => Ok(Some(Bucket {
+                    name,
+                    tags: Tags::new(),
+                })),
+                Ok(bucket) => Ok(Some(bucket)),
             }
         };
         let buckets = stream::iter(buckets).map(|bucket| with_tags(bucket.name));
@@ -158,13 +164,11 @@ impl S3 {
 
     /// Gives a bucket other tags.
     pub(super) fn put_tags(&self, bucket: &str, tags: &Tags) -> Result<(), InferError> {
-        // A tag of no text says nothing.
-        let tags = tags.iter().filter(|(_, value)| !value.is_empty());
         let call = Call {
             method: Method::PUT,
             bucket,
             query: vec![("tagging", String::new())],
-            ..checked(xml::tagging(tags))
+            ..checked(xml::tagging(tags.iter()))
         };
         match self.send(call)? {
             response if response.status().is_success() => Ok(()),
@@ -211,7 +215,7 @@ impl S3 {
         // What XML has no way to write is named in a path.
         let (written, others): (Vec<_>, Vec<_>) = versions
             .iter()
-            .partition(|version| !version.key.contains(|char: char| char.is_control()));
+            .partition(|version| !version.key.contains(is_unwritable));
         for version in others {
             let call = Call {
                 method: Method::DELETE,
@@ -289,4 +293,9 @@ fn checked(body: String) -> Call<'static> {
 fn not_found(bucket: &str) -> InferError {
     let bucket = super::excerpt(bucket);
     InferError::new(Code::NotFound, format!("there is no bucket {bucket:?}"))
+}
+
+/// Whether XML has no way to write a character, or a parser of it makes another of it.
+fn is_unwritable(char: char) -> bool {
+    char.is_control() || matches!(char, '\u{FFFE}' | '\u{FFFF}')
 }

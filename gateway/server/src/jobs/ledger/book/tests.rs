@@ -76,8 +76,6 @@ struct Model {
     /// In the order in which they came.
     jobs: Vec<Entry>,
     seen: BTreeSet<(usize, u8, u8)>,
-    /// Keys of services that are in work, until a transaction ends in which they are not any more.
-    held: BTreeSet<(usize, u8)>,
 }
 
 #[derive(Clone, Debug)]
@@ -202,37 +200,30 @@ impl World {
 
     fn take(&mut self, service: usize, n: usize, book: &mut Book, model: &mut Model) {
         let taken = book.take(self.now, SERVICES[service], n, u64::MAX).unwrap();
-        let mut waiting: Vec<&mut Entry> = model
+        // Of the states of an object the first that has not ended is before the others.
+        let mut first = BTreeSet::new();
+        let mut waiting: Vec<(bool, &mut Entry)> = model
             .jobs
             .iter_mut()
-            .filter(|job| job.service == service && job.status == Status::Pending)
+            .filter(|job| job.service == service)
+            .filter(|job| matches!(job.status, Status::Pending | Status::Running))
+            .map(|job| (job.key.is_none_or(|key| first.insert(key)), job))
+            .filter(|(_, job)| job.status == Status::Pending)
             .collect();
         // Stable: those that are due at the same time are in the order in which they came.
-        waiting.sort_by_key(|job| job.due);
+        waiting.sort_by_key(|(_, job)| job.due);
         let next = waiting
             .iter()
-            .map(|job| job.due)
+            .map(|(_, job)| job.due)
             .find(|due| *due > self.now);
-        let mut has_more = false;
-        let mut due = Vec::new();
-        for job in waiting.into_iter().filter(|job| job.due <= self.now) {
-            if due.len() >= n {
-                has_more = true;
-                break;
-            }
-            // Of another state of the same object.
-            if let Some(key) = job.key
-                && !model.held.insert((service, key))
-            {
-                has_more = true;
-                continue;
-            }
-            due.push(job);
-        }
-        assert_eq!(taken.has_more, has_more);
-        if !has_more {
-            assert_eq!(taken.next_due, next);
-        }
+        let mut due: Vec<_> = waiting
+            .into_iter()
+            .filter(|(is_first, job)| *is_first && job.due <= self.now)
+            .map(|(_, job)| job)
+            .collect();
+        assert_eq!(taken.has_more, due.len() > n);
+        assert_eq!(taken.next_due, next);
+        due.truncate(n);
         let names = |handed: &Handed| (handed.job.name.clone(), handed.job.attempt);
         let expected: Vec<_> = due
             .iter()
@@ -346,14 +337,6 @@ fn check(book: &Book, model: &Model) {
 }
 
 impl Model {
-    /// Ends a transaction.
-    fn settle(&mut self) {
-        let running = self.jobs.iter();
-        let running = running.filter(|job| job.status == Status::Running);
-        let held = running.filter_map(|job| Some((job.service, job.key?)));
-        self.held = held.collect();
-    }
-
     /// What was in work has lost an attempt; what has lost more than one waits for its turn.
     fn restart(&mut self, now: i64) {
         let mut turn = 0;
@@ -423,7 +406,6 @@ proptest! {
                 book.alone(|book| book.mourn(world.now)).unwrap();
                 model.restart(world.now);
             }
-            model.settle();
             check(&book, &model);
         }
     }
