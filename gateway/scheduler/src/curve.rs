@@ -12,8 +12,9 @@
 //! - **Exploring** is a climb by doubling while it lowers the cost per item, in two runs of each size,
 //!   and later now and then a comparison of the chosen size with another one, in turns
 //!   (`curve/comparison.rs`), its neighbours first and ever more rarely, where a line waits and nobody
-//!   becomes late; nothing beyond a neighbour that cost far more. Nothing but a comparison changes the choice: means of different times and loads do
-//!   not say which size is cheaper, and a size that is not chosen is not measured.
+//!   becomes late; nothing beyond a neighbour that cost far more. Nothing but a comparison changes the
+//!   choice: means of different times and loads do not say which size is cheaper, and a size that is not
+//!   chosen is not measured.
 
 mod comparison;
 

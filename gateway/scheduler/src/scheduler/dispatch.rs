@@ -5,8 +5,8 @@
 //!   while a worker is idle, as Mosec's, makes every lone caller pay it.)
 //! - **Late binding, early preparing**: while stage credits last, entries are sent and prepared,
 //!   the most urgent first; which of them make a batch is decided when a slot is free, or at most a
-//!   message's round trip before, and of short runs some milliseconds (`replica.rs`). (Triton's instances pull from a batch that grows until one starts
-//!   it, for the same reason.)
+//!   message's round trip before, and of short runs some milliseconds (`replica.rs`). (Triton's instances
+//!   pull from a batch that grows until one starts it, for the same reason.)
 //! - **The batch** is the largest that its most urgent entry has time for, up to the size that costs
 //!   least per item (`curve.rs`). Entries are in the order of their deadlines, so what the first has
 //!   time for the others have. (Nexus, SOSP 2019, scans its queue for the same size.)

@@ -280,7 +280,10 @@ impl NewJob {
                 identity: Identity::of(head),
                 size: head.size,
             }),
-            also: None,
+            also: head
+                .version
+                .as_ref()
+                .map(|_| Identity::of_content(&head.etag, head.modified)),
         })
     }
 }

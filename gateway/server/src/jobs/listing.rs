@@ -125,7 +125,6 @@ impl Listing {
         // A listing does not tell. Where the first that is asked about has no version, none is taken to.
         let mut keeps_versions = matches!(storage, Storage::S3(_));
         for head in unseen.filter(is_event) {
-            let mut job = NewJob::of(service.name(), provider, bucket, head)?;
             let asked = match keeps_versions {
                 true => storage.head(bucket, &head.key).await,
                 false => Ok(None),
@@ -135,15 +134,12 @@ impl Listing {
                 // Its job says what is wrong with it.
                 now => now.ok().flatten(),
             };
-            if let Some(now) = now {
+            if let Some(now) = &now {
                 keeps_versions = now.version.is_some();
-                let listed = Identity::of(head);
-                if keeps_versions && listed.is_of(&now) {
-                    job = NewJob::of(service.name(), provider, bucket, &now)?;
-                    job.also = Some(listed);
-                }
             }
-            jobs.push(job);
+            let now = now.filter(|now| keeps_versions && Identity::of(head).is_of(now));
+            let head = now.as_ref().unwrap_or(head);
+            jobs.push(NewJob::of(service.name(), provider, bucket, head)?);
         }
         if !jobs.is_empty() {
             let n_new = self.front.announce(jobs).await?.iter().flatten().count();

@@ -14,7 +14,6 @@ use crate::jobs::NewJob;
 use crate::jobs::events::is_marker;
 use crate::rest::Front;
 use crate::storage::{Content, NewObject, Storage, StorageError, Trouble};
-use crate::work::Identity;
 
 /// The metadata of an object that says which job made it.
 const PARENT: &str = "hearth-job";
@@ -129,10 +128,7 @@ async fn tell(front: &Front, reference: StorageReference<'_>, bucket: &str, key:
             if head.modified < service.created || is_marker(&head.key, head.size) {
                 return Ok(());
             }
-            let mut job = NewJob::of(service.name(), &provider, bucket, &head)?;
-            // A listing knows of no versions, and is to see that this is known.
-            let listed = || Identity::of_content(&head.etag, head.modified);
-            job.also = head.version.as_ref().map(|_| listed());
+            let job = NewJob::of(service.name(), &provider, bucket, &head)?;
             front.announce(vec![job]).await.map(drop)
         };
         let told: Result<(), InferError> = told.await;
