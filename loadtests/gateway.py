@@ -16,6 +16,7 @@ class Gateway:
     """A `hearth serve` on one model, which can be killed and started again on the same data and ports."""
 
     def __init__(self, options, folder, model, graph, env=None):
+        self.programs = options.programs
         self.hearth = options.programs / "hearth"
         self.folder = folder
         self.model = model
@@ -100,9 +101,15 @@ class Gateway:
             lines = answer.read().decode().splitlines()
         return next(float(line.split()[-1]) for line in lines if line.startswith(f"hearth_{name}{{"))
 
-    def load(self, program, *options):
+    def apply(self, fdl):
+        """Makes the services of a definition."""
+        file = self.folder / "service.yaml"
+        file.write_text(fdl)
+        self.command("apply", file)
+
+    def load(self, *options):
         """Has `hearth-loadtests load` ask its model; returns what it reports."""
-        command = [program, "load", "--url", f"{self.url}/run/{self.model}", "--json", *options]
+        command = [self.programs / "hearth-loadtests", "load", "--url", f"{self.url}/run/{self.model}", "--json", *options]
         return json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
 
     def run(self, name, photo):

@@ -69,8 +69,7 @@ def main():
 
 
 def measure(options, gateway, minio, photos, source):
-    fdl = gateway.folder / "service.yaml"
-    fdl.write_text(f"""functions:
+    gateway.apply(f"""functions:
   oscar:
     - local:
         name: {SERVICE}
@@ -79,14 +78,12 @@ def measure(options, gateway, minio, photos, source):
         input: [{{ storage_provider: minio, path: {SERVICE}/in }}]
         output: [{{ storage_provider: minio, path: {SERVICE}/out }}]
 """)
-    gateway.command("apply", fdl)
     expected = [gateway.run(SERVICE, photo) for photo in photos]
     is_disturbed = options.chaos or minio
-    loads = options.programs / "hearth-loadtests"
-    capacity = saturation(loads, gateway, photos, 4) if options.interactive or not is_disturbed else None
+    capacity = saturation(gateway, photos, 4) if options.interactive or not is_disturbed else None
     if capacity:
         print(f"/run, eight callers: {capacity:.1f} photos/s", flush=True)
-    alone = interactive(loads, gateway, photos[0], capacity) if options.interactive else None
+    alone = interactive(gateway, photos[0], capacity) if options.interactive else None
 
     done = threading.Event()
     disturbed = {}
@@ -97,7 +94,7 @@ def measure(options, gateway, minio, photos, source):
     uploaded = time.monotonic() - began
     if options.interactive:
         waiting = gateway.counts(SERVICE).get("pending", 0)
-        compare(alone, interactive(loads, gateway, photos[0], capacity))
+        compare(alone, interactive(gateway, photos[0], capacity))
         print(f"objects that waited: {waiting} before, {gateway.counts(SERVICE).get('pending', 0)} after it")
     counts = wait_for_jobs(gateway, options.photos)
     seconds = time.monotonic() - began
@@ -120,12 +117,12 @@ def measure(options, gateway, minio, photos, source):
     return 1 if wrong else 0
 
 
-def saturation(loads, gateway, photos, seconds):
+def saturation(gateway, photos, seconds):
     """Returns how many photos a second `/run` answers to eight callers, the mean over the photos."""
     rates = []
     for photo in photos:
         report = gateway.load(
-            loads, "--body", photo, "--concurrency", "8", "--duration", str(seconds), "--warmup", "1",
+            "--body", photo, "--concurrency", "8", "--duration", str(seconds), "--warmup", "1",
             "--timeout-ms", "20000",
         )
         rates.append(report["goodput_per_second"])
@@ -133,11 +130,11 @@ def saturation(loads, gateway, photos, seconds):
     return len(rates) / sum(1 / rate for rate in rates)
 
 
-def interactive(loads, gateway, photo, capacity):
+def interactive(gateway, photo, capacity):
     """Returns what independent callers notice, and how long a batch ran meanwhile, in milliseconds."""
     runs = [gateway.metric(f"infer_seconds_{what}") for what in ("sum", "count")]
     report = gateway.load(
-        loads, "--body", photo, "--rate", str(INTERACTIVE_SHARE * capacity), "--timeout-ms", "20000",
+        "--body", photo, "--rate", str(INTERACTIVE_SHARE * capacity), "--timeout-ms", "20000",
         "--duration", str(INTERACTIVE_SECONDS),
     )
     seconds, count = (gateway.metric(f"infer_seconds_{what}") - run for what, run in zip(("sum", "count"), runs))

@@ -59,12 +59,10 @@ def see(options, folder, video):
     gateway = Gateway(options, folder, MODEL, GRAPH)
     gateway.measure()
     try:
-        fdl = folder / "service.yaml"
-        fdl.write_text(FDL)
-        gateway.command("apply", fdl)
+        gateway.apply(FDL)
         # So long that the sizes of batches have been compared: what is tried once takes memory once.
         gateway.load(
-            options.programs / "hearth-loadtests", "--body", options.shared / "media/bus.jpg",
+            "--body", options.shared / "media/bus.jpg",
             "--concurrency", "64", "--duration", "20", "--warmup", "0",
         )
         return measure(gateway, video)

@@ -8,7 +8,7 @@ use tempfile::TempDir;
 use crate::bucket::Bucket;
 use crate::hearth::{Answer, Hearth, Store};
 use crate::minio::{KEYS, Minio};
-use crate::objects::provider;
+use crate::objects::{external, provider};
 use crate::pictures::picture_models;
 
 /// Starts a gateway whose buckets are there.
@@ -202,11 +202,7 @@ fn a_bucket_that_a_service_made_is_not_changed_while_it_is_there() {
 fn where_buckets_have_no_tags_it_is_said_that_they_are_not_kept() {
     let store = Hearth::start(Store::new(), &[]);
     let (endpoint, access_key, secret_key) = provider(&store);
-    let env = [
-        ("MINIO_ENDPOINT", endpoint.as_str()),
-        ("MINIO_ACCESS_KEY", &access_key),
-        ("MINIO_SECRET_KEY", &secret_key),
-    ];
+    let env = external([&endpoint, &access_key, &secret_key]);
     let data = Arc::new(TempDir::new().unwrap());
     let hearth = Hearth::start_on(Store::new(), data, &[], &env);
     let public = json!({"bucket_name": "photos", "visibility": "public"});

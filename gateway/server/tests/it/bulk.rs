@@ -44,6 +44,14 @@ fn start(minio: &Minio, data: &Arc<TempDir>, args: &[&str]) -> Hearth {
     hearth.authorized(basic())
 }
 
+/// Starts a gateway and a MinIO that know of each other, or says that the test is skipped.
+fn both(args: &[&str]) -> Option<(Minio, Hearth)> {
+    let mut minio = Minio::find()?;
+    let hearth = start(&minio, &Arc::new(TempDir::new().unwrap()), args);
+    minio.start(Some(hearth.address()));
+    Some((minio, hearth))
+}
+
 /// Returns the bucket of this name once MinIO knows whom it can announce to.
 fn bucket(minio: &Minio, name: &str) -> Bucket {
     const NOBODY: &str = "<NotificationConfiguration><QueueConfiguration>\
@@ -130,15 +138,9 @@ fn check_results(bucket: &Bucket, of: impl Fn(usize) -> String, mut jobs: BTreeS
 
 #[test]
 fn what_is_uploaded_to_minio_is_one_job_by_its_webhook_alone() {
-    let Some(mut minio) = Minio::find() else {
+    let Some((minio, hearth)) = both(&BY_WEBHOOK_ALONE) else {
         return;
     };
-    let hearth = start(
-        &minio,
-        &Arc::new(TempDir::new().unwrap()),
-        &BY_WEBHOOK_ALONE,
-    );
-    minio.start(Some(hearth.address()));
     let photos = bucket(&minio, "photos");
     let results = bucket(&minio, "results");
     results.keep_versions();
@@ -153,12 +155,9 @@ fn what_is_uploaded_to_minio_is_one_job_by_its_webhook_alone() {
 
 #[test]
 fn a_minio_that_is_ended_while_it_is_uploaded_to_loses_nothing() {
-    let Some(mut minio) = Minio::find() else {
+    let Some((mut minio, hearth)) = both(&["--listing-interval-s", "1"]) else {
         return;
     };
-    let args = ["--listing-interval-s", "1"];
-    let hearth = start(&minio, &Arc::new(TempDir::new().unwrap()), &args);
-    minio.start(Some(hearth.address()));
     let photos = bucket(&minio, "photos");
     let results = bucket(&minio, "results");
     results.keep_versions();
@@ -203,15 +202,9 @@ fn check_chain(hearth: &Hearth, minio: &Minio) {
 
 #[test]
 fn services_are_chained_by_what_minio_announces() {
-    let Some(mut minio) = Minio::find() else {
+    let Some((minio, hearth)) = both(&BY_WEBHOOK_ALONE) else {
         return;
     };
-    let hearth = start(
-        &minio,
-        &Arc::new(TempDir::new().unwrap()),
-        &BY_WEBHOOK_ALONE,
-    );
-    minio.start(Some(hearth.address()));
     let photos = bucket(&minio, "photos");
     bucket(&minio, "results").keep_versions();
     create_chain(&hearth);

@@ -15,7 +15,7 @@ use tempfile::TempDir;
 
 use crate::bucket::Bucket;
 use crate::hearth::{Hearth, Store, command, eventually, finish, kill};
-use crate::objects::provider;
+use crate::objects::{external, provider};
 use crate::pictures::{RED, picture_models, png};
 
 pub(crate) const PASSWORD: [(&str, &str); 2] =
@@ -438,11 +438,7 @@ fn objects_at_another_store_whose_events_are_lost_are_found() {
     const OBJECTS: usize = 50;
     let store = Hearth::start(Store::new(), &[]);
     let (endpoint, access_key, secret_key) = provider(&store);
-    let env = [
-        ("MINIO_ENDPOINT", endpoint.as_str()),
-        ("MINIO_ACCESS_KEY", &access_key),
-        ("MINIO_SECRET_KEY", &secret_key),
-    ];
+    let env = external([&endpoint, &access_key, &secret_key]);
     let data = Arc::new(TempDir::new().unwrap());
     let hearth = start(&data, &["--listing-interval-s", "1"], &env);
     let answer = hearth.post("/system/services", &finder());

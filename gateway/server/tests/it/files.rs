@@ -38,7 +38,7 @@ fn content(n_bytes: usize) -> Vec<u8> {
 }
 
 /// Returns all files of a folder, by their paths below it.
-fn tree(folder: &Path) -> BTreeMap<String, Vec<u8>> {
+pub(crate) fn tree(folder: &Path) -> BTreeMap<String, Vec<u8>> {
     let mut files = BTreeMap::new();
     let mut folders = vec![folder.to_owned()];
     while let Some(next) = folders.pop() {

@@ -16,8 +16,9 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use crate::events::own_bucket;
+use crate::files::tree;
 use crate::hearth::{Hearth, Store, eventually, kill, mention, serving, tiny};
-use crate::objects::provider;
+use crate::objects::{external, provider};
 use crate::pictures::{
     BLUE, GREEN, MEAN, RED, encode, forged_png, noise, picture_models, plain, png,
 };
@@ -117,29 +118,6 @@ fn keys(hearth: &Hearth, bucket: &str) -> BTreeSet<String> {
         .map(|object| object["object_name"].as_str().unwrap().to_owned())
         .filter(|key| !key.ends_with('/'))
         .collect()
-}
-
-/// Returns the files of a folder, by their paths in there.
-fn files(folder: &Path) -> BTreeSet<String> {
-    let mut files = BTreeSet::new();
-    let mut folders = vec![folder.to_owned()];
-    while let Some(next) = folders.pop() {
-        for entry in fs::read_dir(next).unwrap() {
-            let path = entry.unwrap().path();
-            if path.is_dir() {
-                folders.push(path);
-            } else {
-                files.insert(
-                    path.strip_prefix(folder)
-                        .unwrap()
-                        .to_str()
-                        .unwrap()
-                        .to_owned(),
-                );
-            }
-        }
-    }
-    files
 }
 
 /// How many attempts of jobs failed that were not the last.
@@ -245,7 +223,7 @@ fn a_key_is_a_name_whatever_is_in_it() {
         assert_eq!(end.log, key);
     }
     assert_eq!(keys(&hearth, "results"), objects);
-    assert_eq!(files(&root), written);
+    assert_eq!(tree(&root).into_keys().collect::<BTreeSet<_>>(), written);
     assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
 
     // What begins elsewhere is in no folder that anybody reads.
@@ -448,11 +426,7 @@ fn an_object_that_breaks_off_is_tried_again_while_others_go_on() {
     let (endpoint, access_key, secret_key) = provider(&store);
     let way = Breaking::before(endpoint.strip_prefix("http://").unwrap().parse().unwrap());
     let endpoint = format!("http://{}", way.address);
-    let env = [
-        ("MINIO_ENDPOINT", endpoint.as_str()),
-        ("MINIO_ACCESS_KEY", &access_key),
-        ("MINIO_SECRET_KEY", &secret_key),
-    ];
+    let env = external([&endpoint, &access_key, &secret_key]);
     let data = Arc::new(TempDir::new().unwrap());
     let args = ["--listing-interval-s", "1"];
     let hearth = Hearth::start_on(picture_models(), data, &args, &env);

@@ -9,6 +9,7 @@ use rustix::process::Signal;
 use tempfile::TempDir;
 
 use crate::hearth::{agent, eventually, kill, skip};
+use crate::objects::external;
 
 /// Who calls it.
 pub(crate) const KEYS: [&str; 2] = ["hearth-tests", "hearth-tests-secret"];
@@ -44,14 +45,11 @@ impl Minio {
 
     /// Returns what a gateway is told of it.
     pub(crate) fn variables(&self) -> Vec<(String, String)> {
-        [
-            ("MINIO_ENDPOINT", self.endpoint().as_str()),
-            ("MINIO_ACCESS_KEY", KEYS[0]),
-            ("MINIO_SECRET_KEY", KEYS[1]),
-            ("HEARTH_EVENTS_TOKEN", EVENTS_TOKEN),
-        ]
-        .map(|(name, value)| (name.to_owned(), value.to_owned()))
-        .into()
+        external([&self.endpoint(), KEYS[0], KEYS[1]])
+            .into_iter()
+            .chain([("HEARTH_EVENTS_TOKEN", EVENTS_TOKEN)])
+            .map(|(name, value)| (name.to_owned(), value.to_owned()))
+            .collect()
     }
 
     /// Starts it, with a target for events where there is a gateway to hear of them, and waits until it

@@ -22,6 +22,15 @@ pub(crate) fn provider(hearth: &Hearth) -> (String, String, String) {
     (text("endpoint"), text("access_key"), text("secret_key"))
 }
 
+/// Returns what a gateway is told of the store where its objects are: the endpoint, and both keys.
+pub(crate) fn external([endpoint, access_key, secret_key]: [&str; 3]) -> [(&str, &str); 3] {
+    [
+        ("MINIO_ENDPOINT", endpoint),
+        ("MINIO_ACCESS_KEY", access_key),
+        ("MINIO_SECRET_KEY", secret_key),
+    ]
+}
+
 fn script(name: &str) -> std::path::PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR"))
         .join("tests/clients")

@@ -10,8 +10,8 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use crate::bucket::Bucket;
+use crate::events::own_bucket;
 use crate::hearth::{Hearth, Store, eventually, finish, kill, shared, skip};
-use crate::objects::provider;
 use crate::pictures::picture_models;
 
 /// Makes videos, where there is an ffmpeg.
@@ -82,8 +82,7 @@ fn create(hearth: &Hearth, model: &str, options: &Value) -> Bucket {
     let answer = hearth.post("/system/services", definition.to_string().as_bytes());
     assert_eq!(answer.status, 201, "{}", answer.text());
     assert_eq!(answer.header("x-hearth-warning"), None);
-    let (endpoint, access_key, secret_key) = provider(hearth);
-    Bucket::new(&endpoint, "films", [&access_key, &secret_key])
+    own_bucket(hearth, "films")
 }
 
 /// Returns the lines about a video.
@@ -221,8 +220,7 @@ fn a_video_is_looked_at_though_workers_die_and_the_gateway_is_killed() {
     let hearth = start();
     frames_seen(&hearth, 20.0);
     assert_eq!(ended(&hearth).0, "Succeeded");
-    let (endpoint, access_key, secret_key) = provider(&hearth);
-    let bucket = Bucket::new(&endpoint, "films", [&access_key, &secret_key]);
+    let bucket = own_bucket(&hearth, "films");
     let lines = lines(&bucket, "long.mp4");
     assert_eq!(lines.len(), 2000);
     assert!(lines.iter().enumerate().all(|(n, line)| line["frame"] == n));
