@@ -3,9 +3,11 @@
 //! - **What is measured** is the time from when a run could begin (it was named, or the run before
 //!   it ended, whichever is later) to its slot being free, as the gateway sees it: the engine, the
 //!   wire and whatever else shares the cores.
-//! - **Robust and slow to forget**: a mean per size that weighs the latest run by 1/16, in which a
-//!   run counts for at most four times what was expected.
-//! - **The batch chosen** is the one of the lowest cost per item, and of those within 1 % the smallest.
+//! - **Robust and slow to forget**: a mean per size over the latest 16 runs, or over as many as take
+//!   50 ms, in which a run counts for at most a quarter of them all. Of runs that are short beside the
+//!   way to a busy gateway many are heard of at once, and the first is charged with what the others
+//!   are spared: only the sum is right.
+//! - **The batch chosen** is the one of the lowest cost per item, and of those within 3 % the smallest.
 //!   Where batches cost more than their parts (convolutions on a CPU) that is 1, so batching is
 //!   never worse than none. Clipper (NSDI 2017, § 4.3) climbs by additive steps and backs off; sizes
 //!   that double find the same knee in log₂ steps, and what was measured once is kept.
@@ -27,8 +29,12 @@ use comparison::{Comparison, Verdict};
 /// The latest run's weight in the mean of its size is one in this many.
 const MEMORY: u32 = 16;
 
-/// A run counts for at most this many times what was expected.
-const OUTLIER: f64 = 4.0;
+/// Or in as many as take this long, in nanoseconds, up to [`MOST_MEMORY`].
+const SPAN: f64 = 50e6;
+const MOST_MEMORY: u32 = 1024;
+
+/// A run counts for at most this part of all that the mean is made of, once that is [`MEMORY`] runs.
+const OUTLIER: f64 = 0.25;
 
 /// Runs shorter than this, in nanoseconds, are all alike: less is noise, and of nothing no multiple
 /// is an outlier.
@@ -43,8 +49,9 @@ const TRUSTED: u32 = 2;
 /// Runs of other sizes after which what is known of a size is old.
 const STALE: u64 = 128;
 
-/// A larger batch has to cost this part less per item.
-const MARGIN: f64 = 0.01;
+/// A larger batch has to cost this part less per item: all in it wait for its end, and two sizes that
+/// cost the same are told apart by chance.
+const MARGIN: f64 = 0.03;
 
 /// How many times over the most urgent entry must have the time that a trial takes: the line behind
 /// pays for several.
@@ -54,9 +61,14 @@ const PATIENCE: f64 = 20.0;
 /// are refused.
 const AFFORDABLE: f64 = 1.1;
 
-/// Runs between two comparisons, at first and at most; it doubles with every one that changed nothing.
-const GAP: u64 = 32;
-const MAX_GAP: u64 = 4096;
+/// Slot time before the first comparison, in nanoseconds.
+const SETTLING: f64 = 200e6;
+
+/// After a comparison there is none for so many times the slot time that it took, at first and at most;
+/// it doubles with every one that changed nothing. Where the other size costs a fifth more, half of the
+/// time of a comparison costs that: one part in a hundred of all.
+const REST: f64 = 10.0;
+const MAX_REST: f64 = 1280.0;
 
 /// Shapes of inputs told apart per revision; of more, the one not used for longest is forgotten.
 const MAX_BUCKETS: usize = 32;
@@ -73,16 +85,17 @@ pub(crate) struct Curve {
     climb: u32,
     n_runs: u64,
     comparison: Option<Comparison>,
-    /// The run after which the next comparison begins, and how many are between two.
-    compare_at: u64,
-    gap: u64,
+    /// Slot time so far, in nanoseconds; that at which the next comparison begins; and [`REST`].
+    spent: f64,
+    compare_at: f64,
+    rest: f64,
     /// Comparisons since the choice was last changed.
     n_compared: usize,
     /// The nearest sizes below and above the chosen one that cost far more when they were last compared.
     walls: [Option<u32>; 2],
 }
 
-/// The mean of one size, in nanoseconds, and the runs in it, up to [`MEMORY`].
+/// The mean of one size, in nanoseconds, and the runs in it, up to [`MEMORY`] or those of [`SPAN`].
 #[derive(Clone, Copy, Debug, Default)]
 struct Point {
     nanos: f64,
@@ -134,8 +147,9 @@ impl Curve {
             climb: 1,
             n_runs: 0,
             comparison: None,
-            compare_at: GAP,
-            gap: GAP,
+            spent: 0.0,
+            compare_at: SETTLING,
+            rest: REST,
             n_compared: 0,
             walls: [None; 2],
         }
@@ -161,8 +175,8 @@ impl Curve {
         self.choose_best();
     }
 
-    /// Takes in a run.
-    fn observe(&mut self, items: u32, duration: Duration) {
+    /// Takes in a run beside which others may be in so many slots.
+    fn observe(&mut self, items: u32, duration: Duration, n_slots: u32) {
         let items = items.max(1);
         let expected = self.nanos(items);
         let Some(point) = self.points.get_mut(place_of(items)) else {
@@ -173,21 +187,24 @@ impl Curve {
         if let Some(expected) = expected
             && point.weight >= TRUSTED
         {
-            nanos = nanos.min((expected * OUTLIER).max(RESOLUTION));
+            let most = OUTLIER * f64::from(point.weight.max(MEMORY));
+            nanos = nanos.min((expected * most).max(RESOLUTION));
         }
         // What was learned long ago was learned under another load: half of it is kept.
         if self.n_runs.saturating_sub(point.seen) > STALE {
             point.weight = point.weight.min(1);
         }
         point.seen = self.n_runs;
-        point.weight = (point.weight + 1).min(MEMORY);
+        let memory = ((SPAN / point.nanos) as u32).clamp(MEMORY, MOST_MEMORY);
+        point.weight = (point.weight + 1).min(memory);
         point.nanos += (nanos - point.nanos) / f64::from(point.weight);
         self.n_runs += 1;
+        self.spent += nanos;
         if self.climb > 0 {
             self.choose_best();
             self.climb_on();
         } else {
-            self.compare(items, nanos);
+            self.compare(items, duration, n_slots);
         }
     }
 
@@ -220,14 +237,16 @@ impl Curve {
                 false => 0,
             };
         }
-        self.compare_at = self.n_runs + self.gap;
+        self.compare_at = self.spent + SETTLING;
     }
 
     /// Goes on comparing, or begins to where it is time for it.
-    fn compare(&mut self, items: u32, nanos: f64) {
-        if self.comparison.is_none() && self.n_runs >= self.compare_at {
-            let challenger = self.challenger();
-            self.comparison = challenger.map(|size| Comparison::new(self.best, size, MARGIN));
+    fn compare(&mut self, items: u32, duration: Duration, n_slots: u32) {
+        if self.comparison.is_none() && self.spent >= self.compare_at {
+            self.comparison = self.challenger().map(|size| {
+                let longest = self.duration(size.max(self.best)).unwrap_or_default();
+                Comparison::new(self.best, size, MARGIN, longest.saturating_mul(n_slots))
+            });
         }
         let Some(comparison) = &mut self.comparison else {
             return;
@@ -236,14 +255,14 @@ impl Curve {
         if place_of(comparison.turn()) != place_of(items) {
             return;
         }
-        let Some(verdict) = comparison.observe(items, nanos) else {
+        let Some(verdict) = comparison.observe(items, duration) else {
             return;
         };
+        let took = comparison.took();
         if verdict == Verdict::Won {
-            (self.best, self.gap, self.n_compared) = (challenger, GAP, 0);
+            (self.best, self.rest, self.n_compared) = (challenger, REST, 0);
             self.walls = [None; 2];
         } else {
-            self.gap = (self.gap * 2).min(MAX_GAP);
             self.n_compared += 1;
             // Nothing beyond a wall is compared, so it can only come nearer, or go where it stands.
             let wall = &mut self.walls[usize::from(challenger > self.best)];
@@ -254,7 +273,8 @@ impl Curve {
             }
         }
         self.comparison = None;
-        self.compare_at = self.n_runs + self.gap;
+        self.compare_at = self.spent + self.rest * took;
+        self.rest = (self.rest * 2.0).min(MAX_REST);
     }
 
     /// Returns the size to compare the chosen one with next: those of the climb in turns, the nearest
@@ -279,8 +299,9 @@ impl Curve {
 
     /// Returns how large a batch may be where so many items are ready for so many slots and the most
     /// urgent has so much time left, and whether to learn more. While it climbs, what lies between two
-    /// sizes is worth a try as well; later only the very size, and only of a line that every slot has
-    /// its part of besides: in a short one each would wait for the trial and no one for less.
+    /// sizes is worth a try as well; later only the very size, and a larger one only of a line that
+    /// every slot has its part of besides: in a short one each would wait for the trial and no one for
+    /// less.
     pub(crate) fn limit(
         &self,
         n_ready: u32,
@@ -289,9 +310,10 @@ impl Curve {
         is_crowded: bool,
     ) -> (u32, bool) {
         let line = n_ready.saturating_sub(self.best.saturating_mul(slots));
+        let has_line = |size| size <= line || size < self.best && n_ready >= self.best;
         match self.probe() {
             Some(size) if self.climb > 0 => (size, true),
-            Some(size) if size <= line && self.may_try(size, time, is_crowded) => (size, true),
+            Some(size) if has_line(size) && self.may_try(size, time, is_crowded) => (size, true),
             _ => (self.best, false),
         }
     }
@@ -406,9 +428,17 @@ impl Curves {
         self.latest.get_or_insert(bucket);
     }
 
-    pub(crate) fn observe(&mut self, bucket: Bucket, items: u32, duration: Duration) {
+    /// Takes in a run beside which others may be in so many slots.
+    pub(crate) fn observe(
+        &mut self,
+        bucket: Bucket,
+        items: u32,
+        duration: Duration,
+        n_slots: usize,
+    ) {
         self.n_runs += 1;
-        self.entry(bucket).observe(items, duration);
+        let n_slots = u32::try_from(n_slots).unwrap_or(u32::MAX);
+        self.entry(bucket).observe(items, duration, n_slots);
         self.latest = Some(bucket);
     }
 
@@ -460,7 +490,7 @@ mod tests {
     fn saturate(curve: &mut Curve, n_runs: usize, cost: impl Fn(u32) -> Duration) -> Vec<u32> {
         let run = |_| {
             let size = curve.probe().unwrap_or(curve.best());
-            curve.observe(size, cost(size));
+            curve.observe(size, cost(size), 1);
             size
         };
         (0..n_runs).map(run).collect()
@@ -490,7 +520,7 @@ mod tests {
     fn where_batches_cost_more_than_their_parts_it_stays_at_one_and_rarely_looks() {
         let mut curve = Curve::new(16);
         let per_item = |b: u32| 1000 * u64::from(20 + b) / 21;
-        let sizes = saturate(&mut curve, 5000, |b| us(u64::from(b) * per_item(b)));
+        let sizes = saturate(&mut curve, 100_000, |b| us(u64::from(b) * per_item(b)));
         assert_eq!(curve.best(), 1);
         let spent: u64 = sizes.iter().map(|b| u64::from(*b) * per_item(*b)).sum();
         let n_items: u64 = sizes.iter().map(|b| u64::from(*b)).sum();
@@ -505,7 +535,7 @@ mod tests {
         let mut curve = Curve::new(16);
         saturate(&mut curve, 3000, |b| us(1000 * u64::from(b * (9 + b)) / 10));
         assert_eq!(curve.best(), 1);
-        let sizes = saturate(&mut curve, 50_000, |b| {
+        let sizes = saturate(&mut curve, 1_000_000, |b| {
             us(1000 * u64::from(b * (99 + b)) / 100)
         });
         assert_eq!(curve.best(), 1);
@@ -517,7 +547,7 @@ mod tests {
         let mut curve = Curve::new(2);
         curve.seed(&[(1, us(5000)), (2, us(14_000))]);
         while curve.probe().is_none() {
-            curve.observe(1, us(5000));
+            curve.observe(1, us(5000), 1);
         }
         let limit = |n_ready, slots, ms: u64, is_crowded| {
             curve.limit(n_ready, slots, us(1000 * ms), is_crowded)
@@ -539,13 +569,39 @@ mod tests {
     }
 
     #[test]
+    fn a_smaller_size_is_tried_wherever_the_chosen_one_could_run() {
+        let mut curve = Curve::new(2);
+        curve.seed(&[(1, us(5000)), (2, us(9_000))]);
+        assert_eq!(curve.best(), 2);
+        while curve.probe().is_none() {
+            curve.observe(2, us(9000), 1);
+        }
+        let limit = |n_ready| curve.limit(n_ready, 2, us(1_000_000), false);
+        assert_eq!(limit(2), (1, true));
+        assert_eq!(limit(1), (2, false), "nothing to compare with");
+    }
+
+    #[test]
     fn an_outlier_moves_little_and_a_lasting_change_is_followed() {
         let mut curve = Curve::new(1);
         saturate(&mut curve, 50, |_| us(100));
-        curve.observe(1, us(1_000_000));
+        curve.observe(1, us(1_000_000), 1);
         assert!(curve.duration(1).unwrap() < us(130));
-        saturate(&mut curve, 100, |_| us(300));
+        saturate(&mut curve, 1000, |_| us(300));
         assert!(curve.duration(1).unwrap() > us(290));
+    }
+
+    #[test]
+    fn short_runs_that_are_heard_of_many_at_once_take_what_their_sum_says() {
+        let mut curve = Curve::new(1);
+        let took = |run: u64| match run % 18 {
+            0 => us(8000),
+            _ => us(70),
+        };
+        (0..1800).for_each(|run| curve.observe(1, took(run), 1));
+        let mean = us((8000 + 17 * 70) / 18);
+        let learned = curve.duration(1).unwrap();
+        assert!(learned > mean * 8 / 10 && learned < mean * 12 / 10);
     }
 
     #[test]
@@ -582,7 +638,7 @@ mod tests {
         let mut curve = Curve::new(8);
         saturate(&mut curve, 100, |b| us(1000 * u64::from(b)));
         assert_eq!(curve.best(), 1);
-        saturate(&mut curve, 10_000, |b| us(900 + 100 * u64::from(b)));
+        saturate(&mut curve, 100_000, |b| us(900 + 100 * u64::from(b)));
         assert_eq!(curve.best(), 8);
     }
 
@@ -590,7 +646,7 @@ mod tests {
     fn buckets_are_bounded_and_the_oldest_is_forgotten() {
         let mut curves = Curves::new(4);
         for bucket in 0..1000 {
-            curves.observe(Bucket(bucket), 1, us(10));
+            curves.observe(Bucket(bucket), 1, us(10), 1);
         }
         assert_eq!(curves.iter().count(), MAX_BUCKETS);
         assert!(curves.of(Bucket(999)).is_some());

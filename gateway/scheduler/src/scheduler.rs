@@ -383,7 +383,7 @@ impl<E: Clone> Scheduler<E> {
         revision
             .round_trip
             .observe(whole.saturating_sub(run.queued).saturating_sub(took));
-        revision.engine.observe(run.bucket, run.items, took);
+        revision.engine.observe(run.bucket, run.items, took, 1);
     }
 
     /// Hears that a run at this replica has left its slot; its entries may yet have to be answered.
@@ -425,7 +425,10 @@ impl<E: Clone> Scheduler<E> {
         // Ends that are heard of together would leave no time between them.
         let took = self.now.saturating_since(run.began).max(run.worked);
         let is_first = revision.curves.latest().is_none();
-        revision.curves.observe(run.bucket, run.items, took);
+        let n_slots = revision.n_at_once;
+        revision
+            .curves
+            .observe(run.bucket, run.items, took, n_slots);
         revision.ran = Some(self.now);
         revision.account(run.class, took);
         revision.ready.push(replica);

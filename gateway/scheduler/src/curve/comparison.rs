@@ -5,16 +5,24 @@
 //! sequential test: Wald, "Sequential Tests of Statistical Hypotheses", 1945) or was looked for
 //! long enough.
 //!
-//! A turn is a block of runs and not one of them: where runs are shorter than the way to the gateway,
-//! several are heard of at once, and what one of them is charged with the next is spared. Only the
-//! sum of a block is right.
+//! A turn is a block of runs and not one of them, and begins with a round of all slots that does not
+//! count: beside it the other size's last runs end, and the callers whom those answered come back at
+//! once, with pictures to be decoded. Where runs are shorter than the way to the gateway, many are heard
+//! of together, and what the first is charged with the next are spared. Only the sum of a block is
+//! right, if it is one of several such ways: those of a gateway that refuses twenty thousand callers a
+//! second take milliseconds each.
 
-/// Slot time of a block, in nanoseconds: many messages' way, and one run where runs are long.
-const BLOCK_NANOS: f64 = 2e6;
+use std::time::Duration;
+
+/// Slot time of a block at least: many messages' way.
+const BLOCK: Duration = Duration::from_millis(100);
+
+/// And in rounds of all slots.
+const ROUNDS: u32 = 2;
 
 /// Pairs before a verdict, and after which there is one in any case.
 const FEWEST: u32 = 3;
-const MOST: u32 = 64;
+const MOST: u32 = 32;
 
 /// What is believed of the variance before there are pairs, in the weight of so many: blocks differ by
 /// some 15 %.
@@ -38,10 +46,16 @@ pub(super) struct Comparison {
     challenger: u32,
     /// What the challenger has to be cheaper by, as a logarithm.
     margin: f64,
+    /// Slot time of a round: the longer of the two sizes, in every slot.
+    round: Duration,
+    /// What has not counted of this block.
+    skipped: Duration,
     /// Nanoseconds per item of the champion's block; none while that is under way.
     champion_cost: Option<f64>,
-    block_nanos: f64,
+    block: Duration,
     block_items: f64,
+    /// Slot time of all that was compared.
+    took: Duration,
     /// Pairs so far, the mean of their differences, and the sum of squares about it (Welford 1962).
     n_pairs: u32,
     mean: f64,
@@ -59,8 +73,8 @@ pub(super) enum Verdict {
 
 impl Comparison {
     /// Begins one of a size that is chosen now with another. `margin` is the part of its cost by which
-    /// the larger of the two has to be cheaper.
-    pub(super) fn new(champion: u32, challenger: u32, margin: f64) -> Self {
+    /// the larger of the two has to be cheaper, and `round` the slot time of a round.
+    pub(super) fn new(champion: u32, challenger: u32, margin: f64, round: Duration) -> Self {
         Self {
             champion,
             challenger,
@@ -69,8 +83,11 @@ impl Comparison {
             } else {
                 margin
             },
+            round,
+            skipped: Duration::ZERO,
             champion_cost: None,
-            block_nanos: 0.0,
+            block: Duration::ZERO,
+            took: Duration::ZERO,
             block_items: 0.0,
             n_pairs: 0,
             mean: 0.0,
@@ -90,15 +107,26 @@ impl Comparison {
         self.challenger
     }
 
+    /// Returns the slot time of what was compared so far, in nanoseconds.
+    pub(super) const fn took(&self) -> f64 {
+        self.took.as_nanos() as f64
+    }
+
     /// Takes in a run of the size whose turn it is; returns the verdict once there is one.
-    pub(super) fn observe(&mut self, items: u32, nanos: f64) -> Option<Verdict> {
-        self.block_nanos += nanos;
-        self.block_items += f64::from(items);
-        if self.block_nanos < BLOCK_NANOS {
+    pub(super) fn observe(&mut self, items: u32, duration: Duration) -> Option<Verdict> {
+        self.took = self.took.saturating_add(duration);
+        if self.skipped < self.round {
+            self.skipped = self.skipped.saturating_add(duration);
             return None;
         }
-        let cost = self.block_nanos / self.block_items;
-        (self.block_nanos, self.block_items) = (0.0, 0.0);
+        self.block = self.block.saturating_add(duration);
+        self.block_items += f64::from(items);
+        if self.block < BLOCK.max(self.round.saturating_mul(ROUNDS)) {
+            return None;
+        }
+        let cost = self.block.as_nanos() as f64 / self.block_items;
+        (self.block, self.block_items) = (Duration::ZERO, 0.0);
+        self.skipped = Duration::ZERO;
         let Some(champion_cost) = self.champion_cost.take() else {
             self.champion_cost = Some(cost);
             return None;
@@ -140,7 +168,7 @@ mod tests {
     /// Runs both in turns with costs per item that vary by a factor of up to 1.5 and drift, and
     /// returns the verdict and how many pairs it took.
     fn compare(champion: (u32, f64), challenger: (u32, f64)) -> (Verdict, u32) {
-        let mut comparison = Comparison::new(champion.0, challenger.0, 0.01);
+        let mut comparison = Comparison::new(champion.0, challenger.0, 0.03, Duration::ZERO);
         let mut noise = 1_u64;
         for run in 0_u32.. {
             let size = comparison.turn();
@@ -155,7 +183,8 @@ mod tests {
             let varied = 1.0 + 0.5 * (noise >> 40) as f64 / f64::from(1 << 24);
             let drifted = 1.0 + f64::from(run) / 1000.0;
             let nanos = cost * f64::from(size) * varied * drifted;
-            if let Some(verdict) = comparison.observe(size, nanos) {
+            let duration = Duration::from_nanos(nanos as u64);
+            if let Some(verdict) = comparison.observe(size, duration) {
                 return (verdict, comparison.n_pairs);
             }
         }
@@ -186,16 +215,34 @@ mod tests {
     }
 
     #[test]
+    fn what_the_other_size_leaves_behind_is_not_charged() {
+        let round = Duration::from_millis(400);
+        let mut comparison = Comparison::new(8, 1, 0.03, round);
+        let mut before = comparison.turn();
+        let mut n_after = 0;
+        // The runs beside those that the other size's callers come back to take twice as long.
+        let verdict = (0..).find_map(|_| {
+            let size = comparison.turn();
+            n_after = if size == before { n_after + 1 } else { 0 };
+            before = size;
+            let disturbed = if n_after * size < 8 { 2 } else { 1 };
+            let nanos = 20_000_000 * u64::from(size) * disturbed;
+            comparison.observe(size, Duration::from_nanos(nanos))
+        });
+        assert_eq!(verdict, Some(Verdict::Won));
+    }
+
+    #[test]
     fn runs_that_are_heard_of_two_at_a_time_are_told_apart_by_their_sums() {
-        let mut comparison = Comparison::new(8, 16, 0.01);
+        let mut comparison = Comparison::new(8, 16, 0.03, Duration::ZERO);
         // Of two that end together the second seems to have taken nothing.
         let verdict = (0..).find_map(|run| {
             let size = comparison.turn();
             let nanos = match run % 2 {
-                0 => 2.0 * f64::from(size) * 10_000.0,
-                _ => 0.0,
+                0 => 2 * u64::from(size) * 10_000,
+                _ => 0,
             };
-            comparison.observe(size, nanos)
+            comparison.observe(size, Duration::from_nanos(nanos))
         });
         assert_eq!(verdict, Some(Verdict::Lost));
     }
