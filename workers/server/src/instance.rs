@@ -11,6 +11,7 @@ use workers_protocol::wire::{Answer, Event, MAX_LINKS, Timing, Trail};
 use workers_protocol::{Code, InferError, Tensor, TraceContext};
 
 use crate::model::{Finish, Runner, Staged, Work};
+use crate::priority;
 use crate::reply::{Events, Reply};
 
 /// Entries to run together, and where their slot is given back.
@@ -60,6 +61,7 @@ pub(crate) fn spawn(
     std::thread::Builder::new()
         .name(format!("instance-{index}"))
         .spawn(move || {
+            priority::give_way();
             // One instance waits in `blocking_recv`, the others for the lock: whoever has it is next.
             while let Some(Batch {
                 name,

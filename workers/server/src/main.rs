@@ -8,7 +8,7 @@ mod instance;
 mod measure;
 mod model;
 mod prepare;
-mod quiet;
+mod priority;
 mod reply;
 mod service;
 mod session;
@@ -245,12 +245,20 @@ async fn serve_wire(
 
 async fn load(runtime: Result<Runtime, InferError>, assignment: Assignment, start: Start) {
     let to_load = assignment.clone();
-    let loading = tokio::task::spawn_blocking(move || {
-        instance::caught("loading", || Loaded::load(&runtime?, &to_load))
+    let (loaded, loading) = tokio::sync::oneshot::channel();
+    // On a thread of its own, after whose priority the runtime's own threads take.
+    let thread = std::thread::Builder::new().name("load".to_owned());
+    let thread = thread.spawn(move || {
+        priority::give_way();
+        let _ = loaded.send(instance::caught("loading", || {
+            Loaded::load(&runtime?, &to_load)
+        }));
     });
-    let loaded = loading
-        .await
-        .unwrap_or_else(|error| Err(InferError::internal(error.to_string())));
+    let loaded = match thread {
+        Ok(_) => loading.await.map_err(|error| error.to_string()),
+        Err(error) => Err(error.to_string()),
+    };
+    let loaded = loaded.unwrap_or_else(|error| Err(InferError::internal(error)));
     let model = loaded.and_then(|loaded| Model::start(loaded, &assignment));
     if let Err(error) = &model {
         tracing::error!(%error, "the model can't be loaded");

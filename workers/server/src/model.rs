@@ -20,7 +20,7 @@ use workers_protocol::{Assignment, CheckedInputs, InferError, PictureOptions, Ta
 use workers_vision::Limits;
 
 use crate::instance::{self, Batch, BatchEntry, Batches, Instance, PostProcessing};
-use crate::quiet::Quiet;
+use crate::priority::Quiet;
 use masks::MaskRunner;
 use pictures::{PictureRunner, PictureStager, StagedPicture};
 use tensors::TensorRunner;

@@ -1,4 +1,4 @@
-//! Threads for what nobody waits for.
+//! How urgent a thread is: who runs batches, and who does what nobody waits for.
 
 use tokio::runtime::{Builder, Runtime};
 use tokio::task::JoinHandle;
@@ -7,6 +7,18 @@ use workers_protocol::InferError;
 /// The lowest priority that there is: such a thread gets what the others leave, some 1.5 % of a core
 /// beside one that is always busy (`sched(7)`).
 const NICE: i32 = 19;
+
+/// A little less than the priority of the gateway, of the wire, and of what decodes pictures and draws
+/// them, which need little and are waited for by all: where more want to run than there are cores, each
+/// of them gets twice as much as a thread of this.
+const RUNS: i32 = 3;
+
+/// Makes this thread, and those that it starts, such that runs batches: it is there whenever the others
+/// have nothing to do. A gateway that gets no processor neither refuses nor feeds its workers in time.
+pub(crate) fn give_way() {
+    // On Linux a thread's own. Denied, it is as any other.
+    let _ = rustix::process::nice(RUNS);
+}
 
 /// A pool of threads of the lowest priority.
 pub(crate) struct Quiet(Option<Runtime>);
