@@ -42,6 +42,11 @@ use clap_complete::Shell;
 use config::LogFormat;
 use tracing_subscriber::EnvFilter;
 
+/// Requests come and go in many small pieces, which the system's allocator merges and splits anew each
+/// time.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 /// Keeps models warm: an inference serving gateway
 #[derive(Parser)]
 #[command(version, after_help = cli::EXIT_STATUS)]
@@ -97,11 +102,12 @@ fn main() -> ExitCode {
 }
 
 fn run(work: impl Future<Output = anyhow::Result<()>>) -> anyhow::Result<()> {
-    // One thread for four cores. The others are the models'; and a second thread is woken for every
-    // request, to find nothing to do: a sixth of what a small one costs (benches/README.md).
+    // One thread for four cores: the others are the models'. But two where there are two cores: a single
+    // one that has twenty thousand callers a second to refuse keeps those waiting whom it serves, and the
+    // workers idle. What it costs is that the other is woken for many a request that is not for it.
     let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(cores.div_ceil(4))
+        .worker_threads(cores.div_ceil(4).max(cores.min(2)))
         .enable_all()
         .build()?;
     let result = runtime.block_on(work);

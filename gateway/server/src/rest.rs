@@ -58,6 +58,7 @@ use crate::timeline::{self, Timeline};
 use crate::trace::{Trace, Tracer};
 use crate::work::Videos;
 pub(crate) use body::refuse;
+use coding::Coding;
 pub(crate) use error::ApiError;
 use guard::Cors;
 pub(crate) use guard::{AllowedOrigin, Guard};
@@ -124,7 +125,6 @@ const REPOSITORIES: &str = "there is one repository, without a name: POST to /v2
 /// Returns the routes. A path with a slash too many at its end is the one without.
 pub(crate) fn router(front: Arc<Front>) -> Router {
     let layer = middleware::from_fn_with_state(Arc::clone(&front), observe);
-    let coded = middleware::from_fn(coding::answer);
     let mut router = Router::new()
         .merge(oscar::router())
         .route(HEALTH, get(|| async { "Ok" }))
@@ -142,11 +142,8 @@ pub(crate) fn router(front: Arc<Front>) -> Router {
         .route(MODEL_READY_VERSION, get(models::version_ready))
         .route(MODEL_CONFIG, get(models::config))
         .route(MODEL_CONFIG_VERSION, get(models::version_config))
-        .route(INFER, post(infer::infer).layer(coded.clone()))
-        .route(
-            INFER_VERSION,
-            post(infer::infer_version).layer(coded.clone()),
-        )
+        .route(INFER, post(infer::infer))
+        .route(INFER_VERSION, post(infer::infer_version))
         .route(ALL_STATS, get(state::all_stats))
         .route(STATS, get(state::stats))
         .route(STATS_VERSION, get(state::version_stats))
@@ -159,10 +156,7 @@ pub(crate) fn router(front: Arc<Front>) -> Router {
         .route(LOAD, post(repository::load))
         .route(UNLOAD, post(repository::unload))
         .route(V1_MODELS, get(repository::names))
-        .route(
-            V1_MODEL,
-            get(models::v1_model).post(predict::predict).layer(coded),
-        )
+        .route(V1_MODEL, get(models::v1_model).post(predict::predict))
         .route(SCHEDULER, get(state::scheduler));
     for &(route, instead) in NOT_OFFERED {
         let refuse =
@@ -231,11 +225,15 @@ async fn observe(State(front): State<Arc<Front>>, mut request: Request, next: Ne
     // Not in layers of their own, which would cost every request some allocations.
     let cors = front.guard.cors(&request);
     let is_preflight = cors.as_ref().is_some_and(Cors::is_preflight);
+    let coding = Coding::wanted(route, request.headers());
     let mut response = match front.admit(route, is_preflight, &request) {
         Ok(()) if is_preflight => Cors::answer(),
         Ok(()) => next.run(request).await,
         Err(error) => refuse(request.into_body(), error).into_response(),
     };
+    if let Some(coding) = coding {
+        response = coding.wrap(response).await;
+    }
     if let Some(cors) = cors {
         cors.add(response.headers_mut());
     }

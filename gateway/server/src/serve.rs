@@ -49,20 +49,18 @@ pub(crate) async fn serve(options: ServeOptions) -> anyhow::Result<()> {
     let worker = Arc::new(options.worker.clone());
     worker.program()?;
     let _lock = data::lock(&options.data)?;
-    let listener = TcpListener::bind(options.listen)
-        .await
+    let listener = server::listen(options.listen)
         .with_context(|| format!("can't listen on {}", options.listen))?;
     let address = listener.local_addr()?;
     let grpc_listener = match options.grpc_listen.0 {
         Some(address) => Some(
-            TcpListener::bind(address)
-                .await
+            server::listen(address)
                 .with_context(|| format!("can't listen on {address} for gRPC"))?,
         ),
         None => None,
     };
     let s3_listener = match options.storage.listen() {
-        Some(address) => Some(TcpListener::bind(address).await.with_context(|| {
+        Some(address) => Some(server::listen(address).with_context(|| {
             format!("can't listen on {address} for S3: --s3-listen takes another address, or `off`")
         })?),
         None => None,

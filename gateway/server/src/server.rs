@@ -1,5 +1,7 @@
 //! Accepting connections, and closing them in order.
 
+use std::io;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,7 +11,7 @@ use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::graceful::GracefulConnection;
 use hyper_util::service::TowerToHyperService;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
 use tokio_rustls::TlsAcceptor;
@@ -32,6 +34,10 @@ const CONNECTION_WINDOW_BYTES: u32 = 4 << 20;
 /// A gRPC connection may be idle for long; whether its client still lives is asked this often.
 const PING_INTERVAL: Duration = Duration::from_secs(60);
 
+/// Connections that the system keeps until they are accepted, as far as it allows (`somaxconn`): a client
+/// that finds no place among them tries again after a second.
+const BACKLOG: u32 = 4096;
+
 /// What is spoken on a listener.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Protocol {
@@ -49,6 +55,21 @@ impl Protocol {
             Self::Grpc => b"h2",
         }
     }
+}
+
+/// Listens on an address.
+///
+/// # Errors
+/// The system's.
+pub(crate) fn listen(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = match address {
+        SocketAddr::V4(_) => TcpSocket::new_v4()?,
+        SocketAddr::V6(_) => TcpSocket::new_v6()?,
+    };
+    // Connections that a gateway left behind do not keep the next from its address.
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    socket.listen(BACKLOG)
 }
 
 /// Serves connections while there is room, which listeners share, until told to drain; returns when

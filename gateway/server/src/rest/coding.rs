@@ -3,8 +3,6 @@
 use std::io::{Read, Write as _};
 
 use axum::body::Body;
-use axum::extract::Request;
-use axum::middleware::Next;
 use axum::response::{IntoResponse as _, Response};
 use bytes::Bytes;
 use flate2::Compression;
@@ -15,6 +13,7 @@ use workers_protocol::InferError;
 
 use super::{ApiError, for_bytes};
 use crate::budget::Reservation;
+use crate::routes::{INFER, INFER_VERSION, V1_MODEL};
 
 /// What a body may be wrapped in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -23,6 +22,9 @@ pub(super) enum Coding {
     /// The zlib format, which is what HTTP means by it.
     Deflate,
 }
+
+/// Answers that may be large, and go out wrapped to who asks for it.
+const WRAPPED: [&str; 3] = [INFER, INFER_VERSION, V1_MODEL];
 
 /// No byte of deflate becomes more than this many.
 const MAX_RATIO: usize = 1032;
@@ -64,6 +66,12 @@ impl Coding {
             name.eq_ignore_ascii_case("deflate")
                 .then_some(Self::Deflate)
         }
+    }
+
+    /// Returns what the answer of a route is to be wrapped in, if it is.
+    pub(super) fn wanted(route: &str, headers: &HeaderMap) -> Option<Self> {
+        let is_asked = headers.contains_key(header::ACCEPT_ENCODING);
+        (is_asked && WRAPPED.contains(&route)).then(|| Self::accepted(headers))?
     }
 
     /// Returns what an answer may be wrapped in: the most wanted coding of `Accept-Encoding`, of equals
@@ -157,7 +165,31 @@ impl Coding {
         }
     }
 
-    /// Wraps an answer. Writing to memory can't fail.
+    /// Wraps an answer; `Inference-Header-Content-Length` goes on counting what is inside, as Triton's
+    /// does. What is no answer stays as it is.
+    pub(super) async fn wrap(self, response: Response) -> Response {
+        if response.status() != StatusCode::OK {
+            return response;
+        }
+        let (mut head, body) = response.into_parts();
+        // It is in memory already: this neither waits nor copies.
+        let body = axum::body::to_bytes(body, usize::MAX).await;
+        let wrapped = body.map_err(|error| error.to_string()).and_then(|body| {
+            let wrapped = for_bytes(body.len(), || self.encode(&body));
+            wrapped.map_err(|error| error.to_string())
+        });
+        let body = match wrapped {
+            Ok(body) => body,
+            Err(error) => return ApiError::from(InferError::internal(error)).into_response(),
+        };
+        head.headers.remove(header::CONTENT_LENGTH);
+        head.headers.insert(header::CONTENT_ENCODING, self.name());
+        let vary = HeaderValue::from_static("accept-encoding");
+        head.headers.insert(header::VARY, vary);
+        Response::from_parts(head, Body::from(body))
+    }
+
+    /// Writing to memory can't fail.
     fn encode(self, body: &[u8]) -> std::io::Result<Vec<u8>> {
         // Fast: who asks wants to save a wire's time, not to keep what comes.
         let level = Compression::fast();
@@ -175,35 +207,6 @@ impl Coding {
             }
         }
     }
-}
-
-/// Wraps the answer to who asks for it; `Inference-Header-Content-Length` goes on counting what is
-/// inside, as Triton's does.
-pub(super) async fn answer(request: Request, next: Next) -> Response {
-    let coding = Coding::accepted(request.headers());
-    let response = next.run(request).await;
-    let Some(coding) = coding.filter(|_| response.status() == StatusCode::OK) else {
-        return response;
-    };
-    let (mut head, body) = response.into_parts();
-    // It is in memory already: this neither waits nor copies.
-    let body = match axum::body::to_bytes(body, usize::MAX).await {
-        Ok(body) => body,
-        Err(error) => {
-            return ApiError::from(InferError::internal(error.to_string())).into_response();
-        }
-    };
-    let body = match for_bytes(body.len(), || coding.encode(&body)) {
-        Ok(body) => body,
-        Err(error) => {
-            return ApiError::from(InferError::internal(error.to_string())).into_response();
-        }
-    };
-    head.headers.remove(header::CONTENT_LENGTH);
-    head.headers.insert(header::CONTENT_ENCODING, coding.name());
-    let vary = HeaderValue::from_static("accept-encoding");
-    head.headers.insert(header::VARY, vary);
-    Response::from_parts(head, Body::from(body))
 }
 
 #[cfg(test)]
