@@ -7,14 +7,15 @@
 //!   50 ms, in which a run counts for at most a quarter of them all. Of runs that are short beside the
 //!   way to a busy gateway many are heard of at once, and the first is charged with what the others
 //!   are spared: only the sum is right.
-//! - **The batch chosen** is the one of the lowest cost per item, and of those within 3 % the smallest.
+//! - **The batch chosen** is the one of the lowest cost per item, and of those within 3 % (of short ones 1 %) the smallest.
 //!   Where batches cost more than their parts (convolutions on a CPU) that is 1, so batching is
 //!   never worse than none. Clipper (NSDI 2017, § 4.3) climbs by additive steps and backs off; sizes
 //!   that double find the same knee in log₂ steps, and what was measured once is kept.
 //! - **Exploring** is a climb by doubling while it lowers the cost per item, in two runs of each size,
 //!   and later now and then a comparison of the chosen size with another one, in turns
-//!   (`curve/comparison.rs`), its neighbours first and ever more rarely, where a line waits and nobody
-//!   becomes late; nothing beyond a neighbour that cost far more. Nothing but a comparison changes the
+//!   (`curve/comparison.rs`), its neighbours first and ever more rarely; a larger one where a line waits,
+//!   a smaller one where there is a batch, and either only where there is time for many of its runs;
+//!   nothing beyond a neighbour that cost far more. Nothing but a comparison changes the
 //!   choice: means of different times and loads do not say which size is cheaper, and a size that is not
 //!   chosen is not measured.
 
@@ -26,10 +27,10 @@ use std::time::Duration;
 use crate::Bucket;
 use comparison::{Comparison, Verdict};
 
-/// The latest run's weight in the mean of its size is one in this many.
+/// The mean of a size is of so many runs, the latest weighing as much as each;
 const MEMORY: u32 = 16;
 
-/// Or in as many as take this long, in nanoseconds, up to [`MOST_MEMORY`].
+/// or of as many as take this long, in nanoseconds, up to [`MOST_MEMORY`].
 const SPAN: f64 = 50e6;
 const MOST_MEMORY: u32 = 1024;
 
@@ -46,12 +47,16 @@ const MOST_SEEDED: Duration = Duration::from_secs(3600);
 /// Runs after which a size may be chosen, and after which outliers are cut.
 const TRUSTED: u32 = 2;
 
-/// Runs of other sizes after which what is known of a size is old.
-const STALE: u64 = 128;
+/// Slot time after which what is known of a size is old, in nanoseconds.
+const STALE: f64 = 5e9;
 
 /// A larger batch has to cost this part less per item: all in it wait for its end, and two sizes that
 /// cost the same are told apart by chance.
 const MARGIN: f64 = 0.03;
+
+/// The same of a run of less than so many nanoseconds, for which nobody waits long.
+const BRIEF_MARGIN: f64 = 0.01;
+const BRIEF: f64 = 5e6;
 
 /// How many times over the most urgent entry must have the time that a trial takes: the line behind
 /// pays for several.
@@ -68,7 +73,10 @@ const SETTLING: f64 = 200e6;
 /// it doubles with every one that changed nothing. Where the other size costs a fifth more, half of the
 /// time of a comparison costs that: one part in a hundred of all.
 const REST: f64 = 10.0;
-const MAX_REST: f64 = 1280.0;
+const MAX_REST: f64 = 160.0;
+
+/// The longest rest, in nanoseconds of slot time: a machine may have changed.
+const MAX_PAUSE: f64 = 600e9;
 
 /// Shapes of inputs told apart per revision; of more, the one not used for longest is forgotten.
 const MAX_BUCKETS: usize = 32;
@@ -83,10 +91,11 @@ pub(crate) struct Curve {
     best: u32,
     /// The size to be tried next, while climbing; 0 afterwards.
     climb: u32,
-    n_runs: u64,
     comparison: Option<Comparison>,
-    /// Slot time so far, in nanoseconds; that at which the next comparison begins; and [`REST`].
+    /// Slot time so far, in nanoseconds; that at which the latest comparison began and the next one will;
+    /// and [`REST`].
     spent: f64,
+    compared_from: f64,
     compare_at: f64,
     rest: f64,
     /// Comparisons since the choice was last changed.
@@ -100,8 +109,8 @@ pub(crate) struct Curve {
 struct Point {
     nanos: f64,
     weight: u32,
-    /// How many runs of the curve there had been at its latest.
-    seen: u64,
+    /// Slot time of the curve up to its latest, in nanoseconds.
+    seen: f64,
 }
 
 /// The curves of a revision.
@@ -135,6 +144,14 @@ fn size_at(place: usize) -> u32 {
     (8 + step) << (octave - 3)
 }
 
+/// Returns what a run of so many nanoseconds has to be cheaper by than a smaller one.
+fn margin(nanos: f64) -> f64 {
+    match nanos < BRIEF {
+        true => BRIEF_MARGIN,
+        false => MARGIN,
+    }
+}
+
 // === impl Curve ===
 
 impl Curve {
@@ -145,9 +162,9 @@ impl Curve {
             points: vec![Point::default(); place_of(max_batch) + 1],
             best: 1,
             climb: 1,
-            n_runs: 0,
             comparison: None,
             spent: 0.0,
+            compared_from: 0.0,
             compare_at: SETTLING,
             rest: REST,
             n_compared: 0,
@@ -167,7 +184,7 @@ impl Curve {
                 *point = Point {
                     nanos: duration.as_nanos() as f64,
                     weight: TRUSTED,
-                    seen: self.n_runs,
+                    seen: self.spent,
                 };
                 self.climb = 0;
             }
@@ -183,22 +200,22 @@ impl Curve {
             // An entry of more items than a batch runs alone, and says nothing of batches.
             return;
         };
+        let was_trusted = point.weight >= TRUSTED;
+        // What was learned long ago was learned under another load: half of it is kept.
+        if self.spent - point.seen > STALE {
+            point.weight = point.weight.min(1);
+        }
         let mut nanos = duration.as_nanos() as f64;
         if let Some(expected) = expected
-            && point.weight >= TRUSTED
+            && was_trusted
         {
             let most = OUTLIER * f64::from(point.weight.max(MEMORY));
             nanos = nanos.min((expected * most).max(RESOLUTION));
         }
-        // What was learned long ago was learned under another load: half of it is kept.
-        if self.n_runs.saturating_sub(point.seen) > STALE {
-            point.weight = point.weight.min(1);
-        }
-        point.seen = self.n_runs;
+        point.seen = self.spent;
         let memory = ((SPAN / point.nanos) as u32).clamp(MEMORY, MOST_MEMORY);
         point.weight = (point.weight + 1).min(memory);
         point.nanos += (nanos - point.nanos) / f64::from(point.weight);
-        self.n_runs += 1;
         self.spent += nanos;
         if self.climb > 0 {
             self.choose_best();
@@ -214,10 +231,12 @@ impl Curve {
             let points = self.points.iter().enumerate();
             points.filter(|(_, point)| point.weight >= TRUSTED)
         };
-        let least = trusted()
-            .map(|(place, point)| cost(place, point))
-            .fold(f64::INFINITY, f64::min);
-        let best = trusted().find(|&(place, point)| cost(place, point) * (1.0 - MARGIN) <= least);
+        let least =
+            trusted().min_by(|&(one, a), &(other, b)| cost(one, a).total_cmp(&cost(other, b)));
+        let best = least.and_then(|(place, point)| {
+            let enough = cost(place, point) / (1.0 - margin(point.nanos));
+            trusted().find(|&(place, point)| cost(place, point) <= enough)
+        });
         self.best = best
             .map_or(1, |(place, _)| size_at(place))
             .min(self.max_batch);
@@ -243,38 +262,43 @@ impl Curve {
     /// Goes on comparing, or begins to where it is time for it.
     fn compare(&mut self, items: u32, duration: Duration, n_slots: u32) {
         if self.comparison.is_none() && self.spent >= self.compare_at {
+            self.compared_from = self.spent;
             self.comparison = self.challenger().map(|size| {
-                let longest = self.duration(size.max(self.best)).unwrap_or_default();
-                Comparison::new(self.best, size, MARGIN, longest.saturating_mul(n_slots))
+                let larger = self.nanos(size.max(self.best)).unwrap_or_default();
+                let longest = self.duration(size).max(self.duration(self.best));
+                let round = longest.unwrap_or_default().saturating_mul(n_slots);
+                Comparison::new(self.best, size, margin(larger), round)
             });
         }
         let Some(comparison) = &mut self.comparison else {
             return;
         };
         let challenger = comparison.challenger();
-        if place_of(comparison.turn()) != place_of(items) {
+        let is_its_turn = place_of(comparison.turn()) == place_of(items);
+        let verdict = is_its_turn
+            .then(|| comparison.observe(items, duration))
+            .flatten();
+        let took = self.spent - self.compared_from;
+        // Where its turns do not come, others are tried before it is again.
+        if verdict.is_none() && took <= comparison.patience() {
             return;
-        }
-        let Some(verdict) = comparison.observe(items, duration) else {
-            return;
-        };
-        let took = comparison.took();
-        if verdict == Verdict::Won {
-            (self.best, self.rest, self.n_compared) = (challenger, REST, 0);
-            self.walls = [None; 2];
-        } else {
-            self.n_compared += 1;
-            // Nothing beyond a wall is compared, so it can only come nearer, or go where it stands.
-            let wall = &mut self.walls[usize::from(challenger > self.best)];
-            if verdict == Verdict::LostByFar {
-                *wall = Some(challenger);
-            } else if *wall == Some(challenger) {
-                *wall = None;
-            }
         }
         self.comparison = None;
-        self.compare_at = self.spent + self.rest * took;
+        self.compare_at = self.spent + (self.rest * took).min(MAX_PAUSE);
+        if verdict == Some(Verdict::Won) {
+            (self.best, self.rest, self.n_compared) = (challenger, REST, 0);
+            self.walls = [None; 2];
+            return;
+        }
         self.rest = (self.rest * 2.0).min(MAX_REST);
+        self.n_compared += 1;
+        // Nothing beyond a wall is compared, so it can only come nearer, or go where it stands.
+        let wall = &mut self.walls[usize::from(challenger > self.best)];
+        if verdict == Some(Verdict::LostByFar) {
+            *wall = Some(challenger);
+        } else if verdict.is_some() && *wall == Some(challenger) {
+            *wall = None;
+        }
     }
 
     /// Returns the size to compare the chosen one with next: those of the climb in turns, the nearest
@@ -318,8 +342,9 @@ impl Curve {
         }
     }
 
-    /// Whether trying a size makes nobody late who was promised an answer: all that wait have time for
-    /// it, and where that is scarce the size is not known to cost much more than the chosen one.
+    /// Whether trying a size makes hardly anybody late who was promised an answer: all that wait have
+    /// time for many runs of it, and where that is scarce it is not known to cost much more than the
+    /// chosen one.
     fn may_try(&self, size: u32, time: Duration, is_crowded: bool) -> bool {
         let (Some(nanos), Some(chosen)) = (self.nanos(size), self.item_nanos()) else {
             return true;
@@ -592,6 +617,33 @@ mod tests {
     }
 
     #[test]
+    fn an_outlier_moves_little_of_what_was_not_run_for_a_while() {
+        let mut curve = Curve::new(2);
+        curve.seed(&[(1, us(70)), (2, us(150))]);
+        (0..1000).for_each(|_| curve.observe(1, us(70), 1));
+        (0..200).for_each(|_| curve.observe(2, us(150), 1));
+        curve.observe(1, us(8000), 1);
+        assert!(curve.duration(1).unwrap() < us(150));
+        (0..40_000).for_each(|_| curve.observe(2, us(150), 1));
+        curve.observe(1, us(8000), 1);
+        assert!(curve.duration(1).unwrap() < us(300));
+    }
+
+    #[test]
+    fn a_size_whose_turn_never_comes_keeps_no_other_from_being_tried() {
+        let mut curve = Curve::new(4);
+        curve.seed(&[(1, us(10_000)), (2, us(18_000)), (4, us(39_000))]);
+        assert_eq!(curve.best(), 2);
+        let mut tried = Vec::new();
+        for _ in 0..100_000 {
+            tried.extend(curve.probe());
+            curve.observe(2, us(18_000), 1);
+        }
+        tried.dedup();
+        assert!(tried.starts_with(&[1, 4]), "{tried:?}");
+    }
+
+    #[test]
     fn short_runs_that_are_heard_of_many_at_once_take_what_their_sum_says() {
         let mut curve = Curve::new(1);
         let took = |run: u64| match run % 18 {
@@ -636,9 +688,9 @@ mod tests {
     #[test]
     fn a_changed_machine_changes_the_choice() {
         let mut curve = Curve::new(8);
-        saturate(&mut curve, 100, |b| us(1000 * u64::from(b)));
+        saturate(&mut curve, 1_000_000, |b| us(1000 * u64::from(b)));
         assert_eq!(curve.best(), 1);
-        saturate(&mut curve, 100_000, |b| us(900 + 100 * u64::from(b)));
+        saturate(&mut curve, 1_000_000, |b| us(900 + 100 * u64::from(b)));
         assert_eq!(curve.best(), 8);
     }
 

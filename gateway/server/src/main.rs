@@ -102,9 +102,9 @@ fn main() -> ExitCode {
 }
 
 fn run(work: impl Future<Output = anyhow::Result<()>>) -> anyhow::Result<()> {
-    // One thread for four cores: the others are the models'. But two where there are two cores: a single
-    // one that has twenty thousand callers a second to refuse keeps those waiting whom it serves, and the
-    // workers idle. What it costs is that the other is woken for many a request that is not for it.
+    // One thread for four cores: the others are the models', and one more is woken for many a request
+    // that is not for it. But two at least: a single one that has twenty thousand callers a second to
+    // refuse keeps those waiting whom it serves, and the workers idle (loadtests/README.md, `overload`).
     let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(cores.div_ceil(4).max(cores.min(2)))

@@ -83,32 +83,13 @@ pub(crate) async fn serve(
     mut drain: watch::Receiver<bool>,
 ) {
     let mut connections = JoinSet::new();
+    // One is accepted and not read, the others wait in the system's queue: a listener whose turn has not
+    // come takes no room from the other.
+    let mut next = None;
     loop {
-        let accepted = async {
-            let accepted = listener.accept().await;
-            // One is accepted and not read, the others wait in the system's queue: a listener whose
-            // turn has not come takes no room from the other.
-            (Arc::clone(&room).acquire_owned().await, accepted)
-        };
         tokio::select! {
-            (permit, accepted) = accepted => match accepted {
-                Ok((socket, _)) => {
-                    let (router, mut drain) = (router.clone(), drain.clone());
-                    let tls = tls.clone();
-                    connections.spawn(async move {
-                        // Answers are written whole; waiting to fill a segment only delays them.
-                        let _ = socket.set_nodelay(true);
-                        match tls {
-                            None => connection(socket, protocol, router, drain).await,
-                            Some(tls) => {
-                                if let Some(socket) = handshake(&tls, socket, &mut drain).await {
-                                    connection(socket, protocol, router, drain).await;
-                                }
-                            }
-                        }
-                        drop(permit);
-                    });
-                }
+            accepted = listener.accept(), if next.is_none() => match accepted {
+                Ok((socket, _)) => next = Some(socket),
                 // Out of descriptors, or a client that left: either passes. Waiting keeps the first
                 // from turning into a busy loop.
                 Err(error) => {
@@ -116,6 +97,24 @@ pub(crate) async fn serve(
                     tokio::time::sleep(Duration::from_millis(50)).await;
                 }
             },
+            permit = Arc::clone(&room).acquire_owned(), if next.is_some() => {
+                let Some(socket) = next.take() else { continue };
+                let (router, mut drain) = (router.clone(), drain.clone());
+                let tls = tls.clone();
+                connections.spawn(async move {
+                    // Answers are written whole; waiting to fill a segment only delays them.
+                    let _ = socket.set_nodelay(true);
+                    match tls {
+                        None => connection(socket, protocol, router, drain).await,
+                        Some(tls) => {
+                            if let Some(socket) = handshake(&tls, socket, &mut drain).await {
+                                connection(socket, protocol, router, drain).await;
+                            }
+                        }
+                    }
+                    drop(permit);
+                });
+            }
             // What has ended is forgotten while others come.
             Some(_) = connections.join_next() => {}
             () = asked_to_drain(&mut drain) => break,

@@ -58,25 +58,21 @@ pub(crate) fn spawn(
     instance: Arc<Mutex<Instance>>,
     batches: Batches,
 ) -> std::io::Result<()> {
-    std::thread::Builder::new()
-        .name(format!("instance-{index}"))
-        .spawn(move || {
-            priority::give_way();
-            // One instance waits in `blocking_recv`, the others for the lock: whoever has it is next.
-            while let Some(Batch {
-                name,
-                entries,
-                events,
-            }) = next(&batches)
-            {
-                let mut instance = instance.lock().unwrap_or_else(PoisonError::into_inner);
-                let answers = instance.run(name, entries);
-                drop(instance);
-                // A closed channel is a gateway that left.
-                let _ = events.blocking_send(answers);
-            }
-        })?;
-    Ok(())
+    priority::spawn_run(format!("instance-{index}"), move || {
+        // One instance waits in `blocking_recv`, the others for the lock: whoever has it is next.
+        while let Some(Batch {
+            name,
+            entries,
+            events,
+        }) = next(&batches)
+        {
+            let mut instance = instance.lock().unwrap_or_else(PoisonError::into_inner);
+            let answers = instance.run(name, entries);
+            drop(instance);
+            // A closed channel is a gateway that left.
+            let _ = events.blocking_send(answers);
+        }
+    })
 }
 
 fn next(batches: &Batches) -> Option<Batch> {

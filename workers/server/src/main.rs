@@ -210,10 +210,7 @@ fn serve(
     wire: UnixStream,
 ) -> anyhow::Result<()> {
     // One thread for the wire; the blocking pool decodes, one thread a core; instances have their own.
-    tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .max_blocking_threads(model::cores(assignment.threads) + 1)
-        .build()?
+    priority::runtime(model::cores(assignment.threads) + 1)?
         .block_on(serve_wire(runtime, assignment, wire))?;
     end()
 }
@@ -246,16 +243,13 @@ async fn serve_wire(
 async fn load(runtime: Result<Runtime, InferError>, assignment: Assignment, start: Start) {
     let to_load = assignment.clone();
     let (loaded, loading) = tokio::sync::oneshot::channel();
-    // On a thread of its own, after whose priority the runtime's own threads take.
-    let thread = std::thread::Builder::new().name("load".to_owned());
-    let thread = thread.spawn(move || {
-        priority::give_way();
+    let thread = priority::spawn_run("load".to_owned(), move || {
         let _ = loaded.send(instance::caught("loading", || {
             Loaded::load(&runtime?, &to_load)
         }));
     });
     let loaded = match thread {
-        Ok(_) => loading.await.map_err(|error| error.to_string()),
+        Ok(()) => loading.await.map_err(|error| error.to_string()),
         Err(error) => Err(error.to_string()),
     };
     let loaded = loaded.unwrap_or_else(|error| Err(InferError::internal(error)));

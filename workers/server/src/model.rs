@@ -20,7 +20,7 @@ use workers_protocol::{Assignment, CheckedInputs, InferError, PictureOptions, Ta
 use workers_vision::Limits;
 
 use crate::instance::{self, Batch, BatchEntry, Batches, Instance, PostProcessing};
-use crate::priority::Quiet;
+use crate::priority::{self, Quiet};
 use masks::MaskRunner;
 use pictures::{PictureRunner, PictureStager, StagedPicture};
 use tensors::TensorRunner;
@@ -464,7 +464,7 @@ impl Model {
         starter.start(0, loaded.runner)?;
         if slots > 1 {
             let mut load_another = loaded.load_another;
-            tokio::task::spawn_blocking(move || {
+            let others = priority::spawn_run("load".to_owned(), move || {
                 let others = (1..slots).try_for_each(|index| {
                     let runner = instance::caught("loading", &mut load_another)?;
                     starter.start(index, runner)
@@ -474,6 +474,9 @@ impl Model {
                     tracing::error!(%error, "an instance can't be loaded, there are fewer");
                 }
             });
+            if let Err(error) = others {
+                tracing::error!(%error, "no thread to load instances, there are fewer");
+            }
         }
         let slots = u32::try_from(slots).unwrap_or(u32::MAX);
         let threads = u32::try_from(threads).unwrap_or(u32::MAX);

@@ -1,23 +1,61 @@
 //! How urgent a thread is: who runs batches, and who does what nobody waits for.
 
+use std::io;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
 use tokio::runtime::{Builder, Runtime};
 use tokio::task::JoinHandle;
 use workers_protocol::InferError;
 
-/// The lowest priority that there is: such a thread gets what the others leave, some 1.5 % of a core
-/// beside one that is always busy (`sched(7)`).
-const NICE: i32 = 19;
+/// What runs batches is this much nicer than what decodes and draws, carries messages and refuses,
+/// which need little and are waited for by all: where more want to run than there are cores, each of
+/// those gets twice as much. A gateway that gets no processor neither refuses nor feeds its workers in
+/// time.
+const RUN_NICE: i32 = 3;
 
-/// A little less than the priority of the gateway, of the wire, and of what decodes pictures and draws
-/// them, which need little and are waited for by all: where more want to run than there are cores, each
-/// of them gets twice as much as a thread of this.
-const RUNS: i32 = 3;
+/// The lowest priority that there is: such a thread gets what the others leave, some 3 % of a core
+/// beside one that always runs batches (`sched(7)`).
+const QUIET_NICE: i32 = 19;
 
-/// Makes this thread, and those that it starts, such that runs batches: it is there whenever the others
-/// have nothing to do. A gateway that gets no processor neither refuses nor feeds its workers in time.
-pub(crate) fn give_way() {
-    // On Linux a thread's own. Denied, it is as any other.
-    let _ = rustix::process::nice(RUNS);
+/// How long a thread that decodes and draws lives without work: longer than the worker.
+const FOREVER: Duration = Duration::from_secs(100 * 365 * 24 * 60 * 60);
+
+/// Starts a thread that runs batches, or loads what runs them: ONNX Runtime's own threads take the
+/// priority of the one that loads.
+///
+/// # Errors
+/// When the system gives no thread.
+pub(crate) fn spawn_run(name: String, run: impl FnOnce() + Send + 'static) -> io::Result<()> {
+    let thread = std::thread::Builder::new().name(name);
+    thread.spawn(|| {
+        // On Linux a thread's own. Denied, it is as any other.
+        let _ = rustix::process::nice(RUN_NICE);
+        run();
+    })?;
+    Ok(())
+}
+
+/// Returns a runtime of one thread for messages and so many that decode and draw. These are started
+/// here: later it would be a thread that runs batches which starts them, and they would be as nice.
+///
+/// # Errors
+/// When the system gives no runtime.
+pub(crate) fn runtime(n_threads: usize) -> io::Result<Runtime> {
+    let runtime = Builder::new_current_thread()
+        .enable_all()
+        .max_blocking_threads(n_threads)
+        .thread_keep_alive(FOREVER)
+        .build()?;
+    let starting = Arc::new(Mutex::new(()));
+    // While none can end, each needs a thread of its own.
+    let held = starting.lock().unwrap_or_else(PoisonError::into_inner);
+    for _ in 0..n_threads {
+        let starting = Arc::clone(&starting);
+        runtime.spawn_blocking(move || drop(starting.lock()));
+    }
+    drop(held);
+    Ok(runtime)
 }
 
 /// A pool of threads of the lowest priority.
@@ -33,7 +71,7 @@ impl Quiet {
             .max_blocking_threads(threads)
             .on_thread_start(|| {
                 // On Linux a thread's own. Denied, it is as any other.
-                let _ = rustix::process::nice(NICE);
+                let _ = rustix::process::nice(QUIET_NICE);
             })
             .build()
             .map(|runtime| Self(Some(runtime)))

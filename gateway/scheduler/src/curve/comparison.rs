@@ -54,8 +54,6 @@ pub(super) struct Comparison {
     champion_cost: Option<f64>,
     block: Duration,
     block_items: f64,
-    /// Slot time of all that was compared.
-    took: Duration,
     /// Pairs so far, the mean of their differences, and the sum of squares about it (Welford 1962).
     n_pairs: u32,
     mean: f64,
@@ -87,7 +85,6 @@ impl Comparison {
             skipped: Duration::ZERO,
             champion_cost: None,
             block: Duration::ZERO,
-            took: Duration::ZERO,
             block_items: 0.0,
             n_pairs: 0,
             mean: 0.0,
@@ -107,21 +104,26 @@ impl Comparison {
         self.challenger
     }
 
-    /// Returns the slot time of what was compared so far, in nanoseconds.
-    pub(super) const fn took(&self) -> f64 {
-        self.took.as_nanos() as f64
+    /// Returns the slot time after which it is given up, in nanoseconds: four times what it takes at most
+    /// where nothing else runs.
+    pub(super) fn patience(&self) -> f64 {
+        let turn = self.block_time().saturating_add(self.round);
+        4.0 * f64::from(2 * MOST) * turn.as_nanos() as f64
+    }
+
+    fn block_time(&self) -> Duration {
+        BLOCK.max(self.round.saturating_mul(ROUNDS))
     }
 
     /// Takes in a run of the size whose turn it is; returns the verdict once there is one.
     pub(super) fn observe(&mut self, items: u32, duration: Duration) -> Option<Verdict> {
-        self.took = self.took.saturating_add(duration);
         if self.skipped < self.round {
             self.skipped = self.skipped.saturating_add(duration);
             return None;
         }
         self.block = self.block.saturating_add(duration);
         self.block_items += f64::from(items);
-        if self.block < BLOCK.max(self.round.saturating_mul(ROUNDS)) {
+        if self.block < self.block_time() {
             return None;
         }
         let cost = self.block.as_nanos() as f64 / self.block_items;
@@ -216,20 +218,20 @@ mod tests {
 
     #[test]
     fn what_the_other_size_leaves_behind_is_not_charged() {
-        let round = Duration::from_millis(400);
-        let mut comparison = Comparison::new(8, 1, 0.03, round);
-        let mut before = comparison.turn();
-        let mut n_after = 0;
-        // The runs beside those that the other size's callers come back to take twice as long.
-        let verdict = (0..).find_map(|_| {
-            let size = comparison.turn();
-            n_after = if size == before { n_after + 1 } else { 0 };
-            before = size;
-            let disturbed = if n_after * size < 8 { 2 } else { 1 };
-            let nanos = 20_000_000 * u64::from(size) * disturbed;
-            comparison.observe(size, Duration::from_nanos(nanos))
-        });
-        assert_eq!(verdict, Some(Verdict::Won));
+        let compare = |round| {
+            let mut comparison = Comparison::new(8, 1, 0.03, round);
+            let mut n_after = 0;
+            // Beside the first runs of one are decoded the pictures of those whom eight had answered.
+            (0..).find_map(|_| {
+                let size = comparison.turn();
+                n_after = if size == 1 { n_after + 1 } else { 0 };
+                let disturbed = if (1..=10).contains(&n_after) { 2 } else { 1 };
+                let nanos = 20_000_000 * u64::from(size) * disturbed;
+                comparison.observe(size, Duration::from_nanos(nanos))
+            })
+        };
+        assert_eq!(compare(Duration::from_millis(400)), Some(Verdict::Won));
+        assert_eq!(compare(Duration::ZERO), Some(Verdict::LostByFar));
     }
 
     #[test]

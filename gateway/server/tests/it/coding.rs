@@ -85,6 +85,45 @@ fn a_small_body_that_becomes_a_large_one_is_refused_and_leaves_no_trace() {
 }
 
 #[test]
+fn answers_that_may_be_large_are_wrapped_and_no_others() {
+    let hearth = Hearth::start(Store::new().with_tiny("add_one"), &[]);
+    let ask = |method, path, body: &str| {
+        let request = hearth.request(method, path);
+        let answer = hearth.send(
+            request.header("accept-encoding", "deflate"),
+            body.as_bytes(),
+        );
+        let is_wrapped = answer.header("content-encoding").is_some();
+        (answer.status.as_u16(), is_wrapped)
+    };
+    let tensors = add_one(1);
+    let instances = r#"{"instances": [[1, 1, 1, 1]]}"#;
+    let slash = format!("{ADD_ONE}/");
+    for (method, path, body, is_wrapped) in [
+        (
+            "POST",
+            "/v2/models/add_one/versions/1/infer",
+            &*tensors,
+            true,
+        ),
+        ("POST", &*slash, &*tensors, true),
+        ("POST", "/v1/models/add_one:predict", instances, true),
+        ("GET", "/v1/models/add_one", "", true),
+        ("GET", "/v2/models/add_one/stats", "", false),
+        ("GET", "/v2/models/add_one", "", false),
+    ] {
+        assert_eq!(
+            ask(method, path, body),
+            (200, is_wrapped),
+            "{method} {path}"
+        );
+    }
+    let (status, is_wrapped) = ask("POST", ADD_ONE, "{}");
+    assert_eq!((status, is_wrapped), (400, false), "no answer");
+    hearth.stop();
+}
+
+#[test]
 fn an_answer_is_wrapped_for_who_asks_for_it() {
     let hearth = Hearth::start(Store::new().with_tiny("add_one"), &[]);
     let body = add_one(1);

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::io::Write as _;
+use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
@@ -205,6 +205,31 @@ const OVERHEAD: u64 = 64 << 20;
 const N_UPLOADS: usize = 100;
 
 /// A picture of five megabytes, which are quickly decoded.
+#[test]
+fn connections_beyond_the_limit_wait_and_none_is_reset() {
+    // One is the client's of these tests, which keeps it.
+    let hearth = Hearth::start(Store::new(), &["--max-connections", "2"]);
+    assert_eq!(hearth.get("/health").status, 200);
+    let ask = |rest: &str| {
+        let mut socket = hearth.connect();
+        let request = format!("GET /health HTTP/1.1\r\nhost: localhost\r\n{rest}\r\n");
+        socket.write_all(request.as_bytes()).unwrap();
+        socket
+    };
+    let mut first = ask("");
+    let mut answer = [0; 12];
+    first.read_exact(&mut answer).unwrap();
+    assert_eq!(&answer, b"HTTP/1.1 200");
+    let others: Vec<_> = (0..16).map(|_| ask("connection: close\r\n")).collect();
+    drop(first);
+    for mut socket in others {
+        let mut answer = String::new();
+        socket.read_to_string(&mut answer).unwrap();
+        assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+    }
+    hearth.stop();
+}
+
 fn large_picture() -> Vec<u8> {
     encode(&noise(1300, 1300), ImageFormat::Bmp)
 }
