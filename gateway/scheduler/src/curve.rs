@@ -262,13 +262,15 @@ impl Curve {
     /// Goes on comparing, or begins to where it is time for it.
     fn compare(&mut self, items: u32, duration: Duration, n_slots: u32) {
         if self.comparison.is_none() && self.spent >= self.compare_at {
+            let Some(size) = self.challenger() else {
+                self.compare_at = self.spent + MAX_PAUSE;
+                return;
+            };
+            let larger = self.nanos(size.max(self.best)).unwrap_or_default();
+            let longest = self.duration(size).max(self.duration(self.best));
+            let round = longest.unwrap_or_default().saturating_mul(n_slots);
+            self.comparison = Some(Comparison::new(self.best, size, margin(larger), round));
             self.compared_from = self.spent;
-            self.comparison = self.challenger().map(|size| {
-                let larger = self.nanos(size.max(self.best)).unwrap_or_default();
-                let longest = self.duration(size).max(self.duration(self.best));
-                let round = longest.unwrap_or_default().saturating_mul(n_slots);
-                Comparison::new(self.best, size, margin(larger), round)
-            });
         }
         let Some(comparison) = &mut self.comparison else {
             return;

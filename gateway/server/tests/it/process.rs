@@ -12,6 +12,7 @@ use tempfile::TempDir;
 use crate::add_one::{ADD_ONE, Halted, add_one, await_running, post, sum, warm, worker};
 use crate::hearth::{Hearth, Store, command, eventually, finish, is_alive, kill, tiny};
 use crate::infer::tensor_request;
+use crate::pictures::{RED, picture_models, png};
 use crate::traces::{TRACE, traceparent};
 
 /// Returns what a command complains of that has to fail.
@@ -21,6 +22,49 @@ fn complaint(output: &Output) -> String {
     assert_eq!(output.status.code(), Some(1), "{text}");
     let last = text.lines().last().unwrap();
     last.strip_prefix("error: ").unwrap().to_owned()
+}
+
+// === how urgent threads are ===
+
+/// Returns the threads of a process: their names, and how nice they are.
+fn niceness(pid: u32) -> Vec<(String, i32)> {
+    let tasks = fs::read_dir(format!("/proc/{pid}/task")).unwrap();
+    let threads = tasks.filter_map(|task| {
+        // One may end while the list is read.
+        let stat = fs::read_to_string(task.ok()?.path().join("stat")).ok()?;
+        let (name, fields) = stat.split_once('(')?.1.rsplit_once(')')?;
+        // The nineteenth field, of which the name is the second (`proc(5)`).
+        let nice = fields.split_whitespace().nth(16)?;
+        Some((name.to_owned(), nice.parse().unwrap()))
+    });
+    threads.collect()
+}
+
+#[test]
+fn what_runs_batches_gives_way_to_what_decodes_and_draws() {
+    let hearth = Hearth::start(picture_models(), &[]);
+    let photo = png(RED);
+    for _ in 0..4 {
+        let request = hearth.request("POST", "/run/detector");
+        let answer = hearth.send(request.header("accept", "image/png"), &photo[..]);
+        assert_eq!(answer.status, 200);
+    }
+    let threads = niceness(worker(&hearth));
+    let of = |name: &str| -> Vec<i32> {
+        let named = threads
+            .iter()
+            .filter(|(thread, _)| thread.starts_with(name));
+        named.map(|(_, nice)| *nice).collect()
+    };
+    // The process's first thread, which carries messages, is named as it.
+    let messages = of("hearth-worker")[0];
+    let decode = of("tokio-rt-worker");
+    assert!(decode.len() > 1, "{threads:?}");
+    assert!(decode.iter().all(|nice| *nice == messages), "{threads:?}");
+    let runs = of("instance-");
+    assert!(!runs.is_empty(), "{threads:?}");
+    assert!(runs.iter().all(|nice| *nice == messages + 3), "{threads:?}");
+    hearth.stop();
 }
 
 // === what refuses to start ===
@@ -213,8 +257,9 @@ fn a_request_that_two_workers_die_with_is_given_up() {
             let answer = scope.spawn(post);
             for _ in 0..2 {
                 let worker = eventually("the request runs", || {
-                    let is_running = hearth.metric("running_entries", "slower") == 1.0;
+                    // In this order: what runs once there is another worker runs at that.
                     let worker = *hearth.workers().first()?;
+                    let is_running = hearth.metric("running_entries", "slower") == 1.0;
                     (is_running && !killed.contains(&worker)).then_some(worker)
                 });
                 kill(worker, Signal::KILL);
