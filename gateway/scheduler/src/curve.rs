@@ -47,7 +47,7 @@ const MOST_SEEDED: Duration = Duration::from_secs(3600);
 /// Runs after which a size may be chosen, and after which outliers are cut.
 const TRUSTED: u32 = 2;
 
-/// Slot time after which what is known of a size is old, in nanoseconds.
+/// Time after which what is known of a size is old, in nanoseconds of each slot.
 const STALE: f64 = 5e9;
 
 /// A larger batch has to cost this part less per item: all in it wait for its end, and two sizes that
@@ -63,7 +63,7 @@ const BRIEF: f64 = 5e6;
 const PATIENCE: f64 = 20.0;
 
 /// What another size may cost per item, in parts of what the chosen one does, to be tried while callers
-/// are refused.
+/// are refused, or without a line.
 const AFFORDABLE: f64 = 1.1;
 
 /// Slot time before the first comparison, in nanoseconds.
@@ -75,7 +75,7 @@ const SETTLING: f64 = 200e6;
 const REST: f64 = 10.0;
 const MAX_REST: f64 = 160.0;
 
-/// The longest rest, in nanoseconds of slot time: a machine may have changed.
+/// The longest rest, in nanoseconds of each slot: a machine may have changed.
 const MAX_PAUSE: f64 = 600e9;
 
 /// Shapes of inputs told apart per revision; of more, the one not used for longest is forgotten.
@@ -202,7 +202,7 @@ impl Curve {
         };
         let was_trusted = point.weight >= TRUSTED;
         // What was learned long ago was learned under another load: half of it is kept.
-        if self.spent - point.seen > STALE {
+        if self.spent - point.seen > STALE * f64::from(n_slots.max(1)) {
             point.weight = point.weight.min(1);
         }
         let mut nanos = duration.as_nanos() as f64;
@@ -261,9 +261,10 @@ impl Curve {
 
     /// Goes on comparing, or begins to where it is time for it.
     fn compare(&mut self, items: u32, duration: Duration, n_slots: u32) {
+        let max_pause = MAX_PAUSE * f64::from(n_slots.max(1));
         if self.comparison.is_none() && self.spent >= self.compare_at {
             let Some(size) = self.challenger() else {
-                self.compare_at = self.spent + MAX_PAUSE;
+                self.compare_at = self.spent + max_pause;
                 return;
             };
             let larger = self.nanos(size.max(self.best)).unwrap_or_default();
@@ -286,7 +287,7 @@ impl Curve {
             return;
         }
         self.comparison = None;
-        self.compare_at = self.spent + (self.rest * took).min(MAX_PAUSE);
+        self.compare_at = self.spent + (self.rest * took).min(max_pause);
         if verdict == Some(Verdict::Won) {
             (self.best, self.rest, self.n_compared) = (challenger, REST, 0);
             self.walls = [None; 2];
@@ -325,9 +326,9 @@ impl Curve {
 
     /// Returns how large a batch may be where so many items are ready for so many slots and the most
     /// urgent has so much time left, and whether to learn more. While it climbs, what lies between two
-    /// sizes is worth a try as well; later only the very size, and a larger one only of a line that
-    /// every slot has its part of besides: in a short one each would wait for the trial and no one for
-    /// less.
+    /// sizes is worth a try as well; later only the very size, and only of a line that every slot has
+    /// its part of besides: in a short one each would wait for the trial and no one for less. A smaller
+    /// one that costs little more needs no line, but what the chosen one would take.
     pub(crate) fn limit(
         &self,
         n_ready: u32,
@@ -336,7 +337,8 @@ impl Curve {
         is_crowded: bool,
     ) -> (u32, bool) {
         let line = n_ready.saturating_sub(self.best.saturating_mul(slots));
-        let has_line = |size| size <= line || size < self.best && n_ready >= self.best;
+        let has_line =
+            |size| size <= line || size < self.best && n_ready >= self.best && self.is_cheap(size);
         match self.probe() {
             Some(size) if self.climb > 0 => (size, true),
             Some(size) if has_line(size) && self.may_try(size, time, is_crowded) => (size, true),
@@ -348,12 +350,15 @@ impl Curve {
     /// time for many runs of it, and where that is scarce it is not known to cost much more than the
     /// chosen one.
     fn may_try(&self, size: u32, time: Duration, is_crowded: bool) -> bool {
-        let (Some(nanos), Some(chosen)) = (self.nanos(size), self.item_nanos()) else {
-            return true;
-        };
-        let has_time = nanos * PATIENCE <= time.as_nanos() as f64;
-        let is_cheap = nanos / f64::from(size) <= chosen * AFFORDABLE;
-        has_time && (!is_crowded || is_cheap)
+        let nanos = self.nanos(size);
+        let has_time = nanos.is_none_or(|nanos| nanos * PATIENCE <= time.as_nanos() as f64);
+        has_time && (!is_crowded || self.is_cheap(size))
+    }
+
+    /// Whether a size is not known to cost much more than the chosen one.
+    fn is_cheap(&self, size: u32) -> bool {
+        let costs = self.nanos(size).zip(self.item_nanos());
+        costs.is_none_or(|(nanos, chosen)| nanos / f64::from(size) <= chosen * AFFORDABLE)
     }
 
     /// Whether larger sizes are still to be tried for the first time.
@@ -596,10 +601,18 @@ mod tests {
     }
 
     #[test]
-    fn a_smaller_size_is_tried_wherever_the_chosen_one_could_run() {
+    fn a_smaller_size_that_costs_little_more_is_tried_without_a_line() {
         let mut curve = Curve::new(2);
         curve.seed(&[(1, us(5000)), (2, us(9_000))]);
         assert_eq!(curve.best(), 2);
+        while curve.probe().is_none() {
+            curve.observe(2, us(9000), 1);
+        }
+        let limit = |n_ready| curve.limit(n_ready, 2, us(1_000_000), false);
+        assert_eq!(limit(2), (2, false), "too dear without a line");
+        assert_eq!(limit(5), (1, true));
+        let mut curve = Curve::new(2);
+        curve.seed(&[(1, us(4800)), (2, us(9_000))]);
         while curve.probe().is_none() {
             curve.observe(2, us(9000), 1);
         }
