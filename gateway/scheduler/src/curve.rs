@@ -7,17 +7,17 @@
 //!   50 ms, in which a run counts for at most a quarter of them all. Of runs that are short beside the
 //!   way to a busy gateway many are heard of at once, and the first is charged with what the others
 //!   are spared: only the sum is right.
-//! - **The batch chosen** is the one of the lowest cost per item, and of those within 3 % (of short ones 1 %) the smallest.
-//!   Where batches cost more than their parts (convolutions on a CPU) that is 1, so batching is
-//!   never worse than none. Clipper (NSDI 2017, § 4.3) climbs by additive steps and backs off; sizes
+//! - **The batch chosen** is the one of the lowest cost per item, and of those within 3 % (of short ones
+//!   1 %) the smallest. Where batches cost more than their parts (convolutions on a CPU) that is 1, so
+//!   batching is never worse than none. Clipper (NSDI 2017, § 4.3) climbs by additive steps and backs off; sizes
 //!   that double find the same knee in log₂ steps, and what was measured once is kept.
 //! - **Exploring** is a climb by doubling while it lowers the cost per item, in two runs of each size,
 //!   and later now and then a comparison of the chosen size with another one, in turns
 //!   (`curve/comparison.rs`), its neighbours first and ever more rarely; a larger one where a line waits,
 //!   a smaller one where there is a batch, and either only where there is time for many of its runs;
-//!   nothing beyond a neighbour that cost far more. Nothing but a comparison changes the
-//!   choice: means of different times and loads do not say which size is cheaper, and a size that is not
-//!   chosen is not measured.
+//!   nothing beyond a neighbour that cost far more. Nothing but a comparison changes the choice: means of
+//!   different times and loads do not say which size is cheaper, and a size that is not chosen is not
+//!   measured.
 
 mod comparison;
 
@@ -27,10 +27,10 @@ use std::time::Duration;
 use crate::Bucket;
 use comparison::{Comparison, Verdict};
 
-/// The mean of a size is of so many runs, the latest weighing as much as each;
+/// The latest run's weight in the mean of its size is one in this many,
 const MEMORY: u32 = 16;
 
-/// or of as many as take this long, in nanoseconds, up to [`MOST_MEMORY`].
+/// or in as many as take this long, in nanoseconds, up to [`MOST_MEMORY`].
 const SPAN: f64 = 50e6;
 const MOST_MEMORY: u32 = 1024;
 
@@ -192,7 +192,7 @@ impl Curve {
         self.choose_best();
     }
 
-    /// Takes in a run beside which others may be in so many slots.
+    /// Takes in a run in one of so many slots, at least one.
     fn observe(&mut self, items: u32, duration: Duration, n_slots: u32) {
         let items = items.max(1);
         let expected = self.nanos(items);
@@ -202,13 +202,11 @@ impl Curve {
         };
         let was_trusted = point.weight >= TRUSTED;
         // What was learned long ago was learned under another load: half of it is kept.
-        if self.spent - point.seen > STALE * f64::from(n_slots.max(1)) {
+        if self.spent - point.seen > STALE * f64::from(n_slots) {
             point.weight = point.weight.min(1);
         }
         let mut nanos = duration.as_nanos() as f64;
-        if let Some(expected) = expected
-            && was_trusted
-        {
+        if was_trusted && let Some(expected) = expected {
             let most = OUTLIER * f64::from(point.weight.max(MEMORY));
             nanos = nanos.min((expected * most).max(RESOLUTION));
         }
@@ -261,7 +259,7 @@ impl Curve {
 
     /// Goes on comparing, or begins to where it is time for it.
     fn compare(&mut self, items: u32, duration: Duration, n_slots: u32) {
-        let max_pause = MAX_PAUSE * f64::from(n_slots.max(1));
+        let max_pause = MAX_PAUSE * f64::from(n_slots);
         if self.comparison.is_none() && self.spent >= self.compare_at {
             let Some(size) = self.challenger() else {
                 self.compare_at = self.spent + max_pause;
@@ -460,7 +458,7 @@ impl Curves {
         self.latest.get_or_insert(bucket);
     }
 
-    /// Takes in a run beside which others may be in so many slots.
+    /// Takes in a run in one of so many slots.
     pub(crate) fn observe(
         &mut self,
         bucket: Bucket,
@@ -469,7 +467,7 @@ impl Curves {
         n_slots: usize,
     ) {
         self.n_runs += 1;
-        let n_slots = u32::try_from(n_slots).unwrap_or(u32::MAX);
+        let n_slots = u32::try_from(n_slots).unwrap_or(u32::MAX).max(1);
         self.entry(bucket).observe(items, duration, n_slots);
         self.latest = Some(bucket);
     }

@@ -168,8 +168,8 @@ fn run(verb: Verb) -> anyhow::Result<()> {
             ))
         }
         Verb::Measure { options } => {
-            // What somebody waits for goes first. Denied, it is as any other.
-            let _ = rustix::process::nice(10);
+            // What somebody waits for goes first.
+            priority::give_way(10);
             let (assignment, library) = options.split(None);
             say(&measure::measure(&library.load()?, &assignment)?)
         }
@@ -249,10 +249,11 @@ async fn load(runtime: Result<Runtime, InferError>, assignment: Assignment, star
         }));
     });
     let loaded = match thread {
-        Ok(()) => loading.await.map_err(|error| error.to_string()),
-        Err(error) => Err(error.to_string()),
+        Ok(()) => loading
+            .await
+            .unwrap_or_else(|error| Err(InferError::internal(error.to_string()))),
+        Err(error) => Err(InferError::internal(error.to_string())),
     };
-    let loaded = loaded.unwrap_or_else(|error| Err(InferError::internal(error)));
     let model = loaded.and_then(|loaded| Model::start(loaded, &assignment));
     if let Err(error) = &model {
         tracing::error!(%error, "the model can't be loaded");

@@ -29,11 +29,15 @@ const FOREVER: Duration = Duration::from_secs(100 * 365 * 24 * 60 * 60);
 pub(crate) fn spawn_run(name: String, run: impl FnOnce() + Send + 'static) -> io::Result<()> {
     let thread = std::thread::Builder::new().name(name);
     thread.spawn(|| {
-        // On Linux a thread's own. Denied, it is as any other.
-        let _ = rustix::process::nice(RUN_NICE);
+        give_way(RUN_NICE);
         run();
     })?;
     Ok(())
+}
+
+/// Lowers the priority of this thread, on Linux, and of those that it starts. Denied, it is as any other.
+pub(crate) fn give_way(nice: i32) {
+    let _ = rustix::process::nice(nice);
 }
 
 /// Returns a runtime of one thread for messages and so many that decode and draw. These are started
@@ -69,10 +73,7 @@ impl Quiet {
     pub(crate) fn new(threads: usize) -> Result<Self, InferError> {
         Builder::new_current_thread()
             .max_blocking_threads(threads)
-            .on_thread_start(|| {
-                // On Linux a thread's own. Denied, it is as any other.
-                let _ = rustix::process::nice(QUIET_NICE);
-            })
+            .on_thread_start(|| give_way(QUIET_NICE))
             .build()
             .map(|runtime| Self(Some(runtime)))
             .map_err(|error| InferError::internal(format!("no threads for bulk: {error}")))

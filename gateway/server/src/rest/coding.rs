@@ -70,8 +70,7 @@ impl Coding {
 
     /// Returns what the answer of a route is to be wrapped in, if it is.
     pub(super) fn wanted(route: &str, headers: &HeaderMap) -> Option<Self> {
-        let is_asked = headers.contains_key(header::ACCEPT_ENCODING);
-        (is_asked && WRAPPED.contains(&route)).then(|| Self::accepted(headers))?
+        WRAPPED.contains(&route).then(|| Self::accepted(headers))?
     }
 
     /// Returns what an answer may be wrapped in: the most wanted coding of `Accept-Encoding`, of equals
@@ -189,7 +188,7 @@ impl Coding {
         Response::from_parts(head, Body::from(body))
     }
 
-    /// Writing to memory can't fail.
+    /// Wraps what is in a body. Writing to memory can't fail.
     fn encode(self, body: &[u8]) -> std::io::Result<Vec<u8>> {
         // Fast: who asks wants to save a wire's time, not to keep what comes.
         let level = Compression::fast();
