@@ -175,25 +175,27 @@ async fn clients_share_batches_whatever_they_speak_and_each_gets_its_own_state_b
         .iter()
         .map(|sound| sound.over_http(&hearth).0)
         .collect();
-    let before = hearth.metric("batches_total", "vad");
 
+    // One that has learned nothing of larger batches yet, and tries them.
+    let hearth = std::sync::Arc::new(silero(16, &[]).unwrap());
+    sounds[0].over_http(&hearth);
+    let before = hearth.metric("batches_total", "vad");
     let halted = Halted::new(worker(&hearth));
-    let calls: Vec<_> = sounds
-        .iter()
-        .cloned()
-        .enumerate()
-        .map(|(index, sound)| {
-            let hearth = std::sync::Arc::clone(&hearth);
-            tokio::spawn(async move {
-                if index % 2 == 0 {
-                    sound.over_grpc(&hearth).await
-                } else {
-                    let call = move || sound.over_http(&hearth).0;
-                    tokio::task::spawn_blocking(call).await.unwrap()
-                }
-            })
-        })
-        .collect();
+    let mut calls = Vec::new();
+    for (index, sound) in sounds.iter().cloned().enumerate() {
+        let asked = std::sync::Arc::clone(&hearth);
+        calls.push(tokio::spawn(async move {
+            if index % 2 == 0 {
+                sound.over_grpc(&asked).await
+            } else {
+                let call = move || sound.over_http(&asked).0;
+                tokio::task::spawn_blocking(call).await.unwrap()
+            }
+        }));
+        if index == 0 {
+            await_metric(&hearth, "running_entries", "vad", 1.0);
+        }
+    }
     await_entries(&hearth, "vad", sounds.len());
     drop(halted);
     for (call, alone) in calls.into_iter().zip(&alone) {
