@@ -51,6 +51,7 @@ mod revision;
 mod scheduler;
 mod slab;
 mod snapshot;
+mod sorted;
 mod stage;
 mod time;
 mod timetable;

@@ -1,8 +1,7 @@
 //! What one replica holds and does not run.
 
-use std::collections::BTreeSet;
-
 use crate::entry::Rank;
+use crate::sorted::Sorted;
 use crate::{Bucket, Class, Cost, ReplicaCredits};
 
 /// A sum of costs. Wide enough that no number of hostile costs overflows it.
@@ -20,10 +19,10 @@ pub(crate) struct Stage {
     load: Load,
     /// The ready ones that may be taken back, and those that may not: every ready one is in one of
     /// the two.
-    movable: BTreeSet<Rank>,
-    fixed: BTreeSet<Rank>,
+    movable: Sorted<Rank>,
+    fixed: Sorted<Rank>,
     /// All that are ready.
-    by_bucket: BTreeSet<(Bucket, Rank)>,
+    by_bucket: Sorted<(Bucket, Rank)>,
 }
 
 // === impl Load ===
@@ -108,11 +107,11 @@ impl Stage {
 
     /// Undoes [`Stage::insert`]; the entry keeps its room.
     pub(crate) fn remove(&mut self, rank: Rank, bucket: Bucket, is_movable: bool) {
-        self.order(is_movable).remove(&rank);
-        self.by_bucket.remove(&(bucket, rank));
+        self.order(is_movable).remove(rank);
+        self.by_bucket.remove((bucket, rank));
     }
 
-    fn order(&mut self, is_movable: bool) -> &mut BTreeSet<Rank> {
+    fn order(&mut self, is_movable: bool) -> &mut Sorted<Rank> {
         if is_movable {
             &mut self.movable
         } else {
@@ -123,34 +122,34 @@ impl Stage {
     /// Returns the most urgent of the ready.
     pub(crate) fn first(&self) -> Option<Rank> {
         match (self.movable.first(), self.fixed.first()) {
-            (Some(movable), Some(fixed)) => Some(*movable.min(fixed)),
-            (movable, fixed) => movable.or(fixed).copied(),
+            (Some(movable), Some(fixed)) => Some(movable.min(fixed)),
+            (movable, fixed) => movable.or(fixed),
         }
     }
 
     /// Returns the most urgent bulk entry of the ready.
     pub(crate) fn first_bulk(&self) -> Option<Rank> {
         let from = Rank::first_of(Class::Bulk);
-        let movable = self.movable.range(from..).next();
-        let fixed = self.fixed.range(from..).next();
-        movable.into_iter().chain(fixed).min().copied()
+        let movable = self.movable.from(from).next();
+        let fixed = self.fixed.from(from).next();
+        movable.into_iter().chain(fixed).min()
     }
 
     /// Returns the ready ones of a bucket from `first` on, by urgency.
     pub(crate) fn of_bucket(&self, bucket: Bucket, first: Rank) -> impl Iterator<Item = Rank> {
         self.by_bucket
-            .range((bucket, first)..)
+            .from((bucket, first))
             .take_while(move |(of, _)| *of == bucket)
-            .map(|(_, rank)| *rank)
+            .map(|(_, rank)| rank)
     }
 
     /// Returns the most urgent of those that may be taken back.
     pub(crate) fn first_movable(&self) -> Option<Rank> {
-        self.movable.first().copied()
+        self.movable.first()
     }
 
     /// Returns the least urgent of those that may be taken back.
     pub(crate) fn last_movable(&self) -> Option<Rank> {
-        self.movable.last().copied()
+        self.movable.last()
     }
 }
