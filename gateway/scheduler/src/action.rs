@@ -83,8 +83,10 @@ pub enum Action<E> {
 /// Why an admitted entry failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum FailReason {
-    /// Two replicas died with it, the second while it was alone there.
+    /// Two replicas died with it, and nobody killed the second.
     Poisoned,
+    /// Two replicas died with it, and somebody killed the second: it may well be innocent.
+    Killed,
     /// No replica came up, in as many starts as the limits allow.
     StartFailed,
     /// Its model does not fit the device beside what is busy there.

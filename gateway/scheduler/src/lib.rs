@@ -60,7 +60,7 @@ pub use action::{Action, Answered, BatchLimit, Course, FailReason};
 pub use device::{DeviceId, DeviceLimits};
 pub use entry::Key;
 pub use offer::{Bucket, Class, Cost, Offer, Refused, RefusedReason, Staging};
-pub use replica::{ReplicaCredits, ReplicaId};
+pub use replica::{Death, ReplicaCredits, ReplicaId};
 pub use revision::{RevisionId, RevisionLimits};
 pub use scheduler::Scheduler;
 pub use snapshot::{

@@ -49,6 +49,15 @@ pub struct ReplicaCredits {
     pub stage_pixels: u64,
 }
 
+/// What is known of why a replica is gone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Death {
+    /// Nothing: what it was doing may be to blame.
+    Unexplained,
+    /// Somebody killed it, whatever it was doing.
+    FromOutside,
+}
+
 /// A replica that was launched and has not gone.
 #[derive(Debug)]
 pub(crate) struct Replica {

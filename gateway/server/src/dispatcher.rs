@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use gateway_scheduler::{
-    Action, Bucket, Class, DeviceId, DeviceLimits, FailReason, Key, Offer, RefusedReason,
+    Action, Bucket, Class, Death, DeviceId, DeviceLimits, FailReason, Key, Offer, RefusedReason,
     ReplicaCredits, ReplicaId, RevisionId, RevisionLimits, RevisionSnapshot, Scheduler, Snapshot,
     Time,
 };
@@ -400,8 +400,8 @@ impl Dispatcher {
         self.turn(|scheduler, now| scheduler.replica_up(now, replica, credits));
     }
 
-    pub(crate) fn replica_down(self: &Arc<Self>, replica: ReplicaId) {
-        self.turn(|scheduler, now| scheduler.replica_down(now, replica));
+    pub(crate) fn replica_down(self: &Arc<Self>, replica: ReplicaId, death: Death) {
+        self.turn(|scheduler, now| scheduler.replica_down(now, replica, death));
         // Counted under the mutex, so that of two that end at once the last has the last word.
         let mut state = self.lock();
         state.replicas.remove(&replica);
@@ -709,7 +709,7 @@ fn refusal(revision: &Revision, after: Duration, reason: RefusedReason) -> Infer
 
 fn failure(why: FailReason) -> InferError {
     match why {
-        FailReason::Poisoned => {
+        FailReason::Poisoned | FailReason::Killed => {
             InferError::internal("the worker died twice with this request; it is not tried again")
         }
         FailReason::StartFailed => InferError::new(

@@ -11,17 +11,20 @@ use std::io::{self, Write as _};
 use std::net::Shutdown;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
+use std::os::unix::process::ExitStatusExt as _;
 use std::path::Path;
-use std::process::Stdio;
+use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
 
 use anyhow::Context as _;
+use gateway_scheduler::Death;
 use model_store::{CachedVersion, Host, Measurement, ModelSpec, Preparation};
 use serde::de::DeserializeOwned;
 use tokio::process::{Child, Command};
 use workers_protocol::transport::Socket;
 
 use crate::config::WorkerOptions;
+use crate::memory;
 pub(crate) use pool::{Pool, Start, Starting};
 
 /// What a worker may know of the gateway's environment. Credentials are not among it.
@@ -45,6 +48,18 @@ const END_TIMEOUT: Duration = Duration::from_secs(5);
 pub(crate) struct Worker {
     child: Child,
     wire: UnixStream,
+    /// By this gateway.
+    is_killed: bool,
+    /// [`memory::n_oom_kills`] when it was started.
+    n_oom_kills: Option<u64>,
+}
+
+/// How a worker ended.
+#[derive(Debug)]
+pub(crate) struct Ended {
+    /// The exit status, in words.
+    pub(crate) status: String,
+    pub(crate) death: Death,
 }
 
 /// A worker's verdict that a version can't be served, which is final for these files.
@@ -61,6 +76,7 @@ impl Worker {
     /// When the process can't be started.
     fn start(options: &WorkerOptions) -> anyhow::Result<Self> {
         let (wire, theirs) = UnixStream::pair().context("no socket pair")?;
+        let n_oom_kills = memory::n_oom_kills();
         let mut command = command(options, "spare")?;
         let child = command
             .stdin(Stdio::from(OwnedFd::from(theirs)))
@@ -72,7 +88,12 @@ impl Worker {
                     command.as_std().get_program().display()
                 )
             })?;
-        Ok(Self { child, wire })
+        Ok(Self {
+            child,
+            wire,
+            is_killed: false,
+            n_oom_kills,
+        })
     }
 
     /// Says what it is to serve, in a line of `Assignment`.
@@ -104,12 +125,11 @@ impl Worker {
     /// Ends it at once, without waiting.
     pub(crate) fn kill(&mut self) {
         // Fails only where it has ended already.
-        let _ = self.child.start_kill();
+        self.is_killed = self.child.start_kill().is_ok();
     }
 
-    /// Closes the wire and waits for the end, killing the worker when it takes too long. Returns
-    /// the exit status.
-    pub(crate) async fn end(mut self) -> String {
+    /// Closes the wire and waits for the end, killing the worker when it takes too long.
+    pub(crate) async fn end(mut self) -> Ended {
         // Whoever uses the wire would keep it open, and the worker alive. It fails only where the
         // other end is closed already.
         let _ = self.wire.shutdown(Shutdown::Both);
@@ -120,7 +140,18 @@ impl Worker {
                 self.child.wait().await
             }
         };
-        status.map_or_else(|error| error.to_string(), |status| status.to_string())
+        // No input makes a process kill itself so, but by eating the memory up.
+        let signal = status.as_ref().ok().and_then(ExitStatus::signal);
+        let is_out_of_memory =
+            self.n_oom_kills.is_none() || memory::n_oom_kills() != self.n_oom_kills;
+        let is_from_outside = signal == Some(libc::SIGKILL) && !self.is_killed && !is_out_of_memory;
+        Ended {
+            status: status.map_or_else(|error| error.to_string(), |status| status.to_string()),
+            death: match is_from_outside {
+                true => Death::FromOutside,
+                false => Death::Unexplained,
+            },
+        }
     }
 }
 

@@ -16,6 +16,16 @@ pub(crate) fn peak_of(pid: u32) -> Option<u64> {
     field(Path::new(&format!("/proc/{pid}/status")), "VmHWM:")
 }
 
+/// Returns how many processes of this machine were killed so far because memory ran out, of it or of a
+/// control group. It is counted before the process is killed. `None` where the system does not tell.
+pub(crate) fn n_oom_kills() -> Option<u64> {
+    let text = std::fs::read_to_string("/proc/vmstat").ok()?;
+    let count = text
+        .lines()
+        .find_map(|line| line.strip_prefix("oom_kill "))?;
+    count.trim().parse().ok()
+}
+
 /// Reads a line such as `MemTotal:  24576 kB`.
 fn field(path: &Path, name: &str) -> Option<u64> {
     let text = std::fs::read_to_string(path).ok()?;

@@ -541,7 +541,7 @@ const SCHEDULER_METRICS: &[(&str, &str, &str, Pick)] = &[
     ),
     (
         "entries_retried",
-        "Requests that a worker died with, tried again alone",
+        "Requests that a worker died with, tried again",
         "counter",
         |revision| revision.counters.retries,
     ),

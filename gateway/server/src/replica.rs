@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use anyhow::Context as _;
-use gateway_scheduler::{Bucket, Key, ReplicaId};
+use gateway_scheduler::{Bucket, Death, Key, ReplicaId};
 use tonic::Streaming;
 use workers_protocol::Assignment;
 use workers_protocol::oip::ModelStreamInferResponse;
@@ -80,6 +80,7 @@ enum End {
 impl Replica {
     async fn live(self, pool: &Arc<Pool>, orders: Orders) {
         let model = format!("{}:{}", self.revision.name, self.revision.version);
+        let mut death = Death::Unexplained;
         match pool.start(&self.assignment(pool.options())) {
             Ok(Start {
                 mut worker,
@@ -94,7 +95,9 @@ impl Replica {
                 if hung.is_hung() {
                     worker.kill();
                 }
-                let status = worker.end().await;
+                let ended = worker.end().await;
+                death = ended.death;
+                let status = ended.status;
                 match end {
                     Ok(End::Stopped) => tracing::info!(%model, pid, %status, "worker stopped"),
                     Ok(End::Died) => tracing::warn!(%model, pid, %status, "worker died"),
@@ -107,7 +110,7 @@ impl Replica {
                 tracing::error!(%model, error = format!("{error:#}"), "worker does not start");
             }
         }
-        self.dispatcher.replica_down(self.id);
+        self.dispatcher.replica_down(self.id, death);
     }
 
     fn assignment(&self, options: &WorkerOptions) -> Assignment {

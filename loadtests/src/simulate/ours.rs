@@ -4,8 +4,8 @@ use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
 use gateway_scheduler::{
-    Action, Bucket, Class, Cost, Key, Offer, ReplicaCredits, ReplicaId, RevisionId, RevisionLimits,
-    Scheduler, Staging, Time,
+    Action, Bucket, Class, Cost, Death, Key, Offer, ReplicaCredits, ReplicaId, RevisionId,
+    RevisionLimits, Scheduler, Staging, Time,
 };
 
 use super::policy::{Order, Policy, Replica, Request};
@@ -177,7 +177,7 @@ impl Policy for Ours {
 
     fn down(&mut self, now: Duration, replica: Replica) {
         let replica = self.replicas[replica as usize];
-        self.call(|scheduler| scheduler.replica_down(time(now), replica));
+        self.call(|scheduler| scheduler.replica_down(time(now), replica, Death::Unexplained));
     }
 
     fn wake(&mut self, now: Duration) {

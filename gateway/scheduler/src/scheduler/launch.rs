@@ -10,15 +10,20 @@
 //!   if that has happened before. Each such entry is retried once, alone on a replica, so that a
 //!   second death is its own. The rest goes back to the queue as it was. So no entry runs more than
 //!   twice, and none brings down more than three replicas.
+//! - What a replica held that was killed from outside is under no suspicion: it is retried beside
+//!   others, and runs twice at most as well. A start that ends so counts as a crash.
 
 use super::{Scheduler, Timer};
 use crate::entry::Place;
 use crate::replica::Replica;
-use crate::{Action, FailReason, Key, ReplicaId, RevisionId, Time};
+use crate::{Action, Death, FailReason, Key, ReplicaId, RevisionId, Time};
+
+/// Runs of an entry at most: it is answered, or whatever ran it has died.
+const MAX_RUNS: u32 = 2;
 
 impl<E: Clone> Scheduler<E> {
     /// Hears that a replica is dead, or that its start has failed or is given up.
-    pub fn replica_down(&mut self, now: Time, replica: ReplicaId) {
+    pub fn replica_down(&mut self, now: Time, replica: ReplicaId, death: Death) {
         self.advance(now);
         let Some(dead) = self.take_out(replica) else {
             return;
@@ -27,26 +32,27 @@ impl<E: Clone> Scheduler<E> {
         // A second death while alone is the entry's own, and says nothing of the model.
         let is_poison = dead.has_suspect && !dead.held.is_empty();
         for key in &dead.held {
-            self.return_or_fail(*key);
+            self.return_or_fail(*key, death);
         }
         let Some(revision) = self.revisions.get_mut(id.0) else {
             return;
         };
 
-        // One that was up is replaced at once; where one after another dies with no answer between,
-        // being up proves nothing. One that lived long enough did prove it.
-        match dead.up.map(|up| self.now.saturating_since(up.since)) {
+        // One that was up or was killed is replaced at once; where one after another dies with no answer
+        // between, that proves nothing. One that lived long enough did prove it.
+        let has_failed = match dead.up.map(|up| self.now.saturating_since(up.since)) {
             Some(lived) => {
                 revision.counters.crashes += 1;
                 if lived >= revision.limits.max_start_backoff {
                     revision.n_failed_starts = 0;
                     revision.n_crashes = 0;
                 }
-                if !is_poison && revision.crashed() {
-                    self.put_off(id);
-                }
+                !is_poison && revision.crashed()
             }
-            None => self.put_off(id),
+            None => death == Death::Unexplained || revision.crashed(),
+        };
+        if has_failed {
+            self.put_off(id);
         }
         self.free_cores(id, dead.n_at_work(), dead.cores());
         self.launch_wanted(id);
@@ -62,33 +68,40 @@ impl<E: Clone> Scheduler<E> {
         }
     }
 
-    /// Returns an entry of a dead replica to the queue, or fails it if it was suspect already.
-    fn return_or_fail(&mut self, key: Key) {
+    /// Returns an entry of a dead replica to the queue, or fails it if it was suspect already or has
+    /// run twice.
+    fn return_or_fail(&mut self, key: Key, death: Death) {
         let Some(entry) = self.entries.get_mut(key.0) else {
             return;
         };
         let place = entry.place;
+        let has_run = matches!(place, Place::Running(_));
         // Of the many that may be in preparation hardly any is to blame, and each that is tried alone
         // keeps the others waiting: so to have been there once is no suspicion yet.
-        let is_unharmed = match place {
-            Place::Sent(_) => !std::mem::replace(&mut entry.was_near, true) && !entry.is_suspect,
-            Place::Staged(..) | Place::Waiting => true,
-            Place::Running(_) => false,
-        };
-        if entry.is_suspect && !is_unharmed {
-            self.fail(key, FailReason::Poisoned);
+        let is_suspicious = death == Death::Unexplained
+            && match place {
+                Place::Sent(_) => std::mem::replace(&mut entry.was_near, true) || entry.is_suspect,
+                Place::Staged(..) | Place::Waiting => false,
+                Place::Running(_) => true,
+            };
+        if is_suspicious && entry.is_suspect || has_run && entry.n_runs >= MAX_RUNS {
+            let why = match death {
+                Death::Unexplained => FailReason::Poisoned,
+                Death::FromOutside => FailReason::Killed,
+            };
+            self.fail(key, why);
             return;
         }
         entry.place = Place::Waiting;
-        entry.is_suspect |= !is_unharmed;
+        entry.is_suspect |= is_suspicious;
         let (rank, id) = (entry.rank(key), entry.revision);
         if let Some(revision) = self.revisions.get_mut(id.0) {
-            revision.counters.retries += u64::from(!is_unharmed);
-            if !matches!(place, Place::Running(_)) {
+            revision.counters.retries += u64::from(is_suspicious || has_run);
+            if !has_run {
                 revision.queue.insert(rank);
             }
         }
-        if matches!(place, Place::Running(_)) {
+        if has_run {
             self.enqueue(key);
         }
     }
@@ -119,7 +132,7 @@ impl<E: Clone> Scheduler<E> {
         };
         if let Some(revision) = self.revisions.get_mut(entry.revision.0) {
             match why {
-                FailReason::Poisoned => revision.counters.poisoned += 1,
+                FailReason::Poisoned | FailReason::Killed => revision.counters.poisoned += 1,
                 FailReason::StartFailed | FailReason::NoMemory { .. } => {
                     revision.counters.start_failed += 1;
                 }

@@ -1,7 +1,7 @@
 mod policies;
 
 use super::*;
-use crate::{BatchLimit, Cost, FailReason, RevisionSnapshot, Snapshot, Staging};
+use crate::{BatchLimit, Cost, Death, FailReason, RevisionSnapshot, Snapshot, Staging};
 
 const PICTURE: Staging = Staging::Reported;
 const CREDITS: ReplicaCredits = ReplicaCredits {
@@ -657,7 +657,7 @@ fn the_slots_of_all_replicas_that_live_empty_the_queue() {
             .retry_after
     };
     assert_eq!(refuse(&mut f), Duration::from_millis(10));
-    f.scheduler.replica_down(ms(10), second);
+    f.scheduler.replica_down(ms(10), second, Death::Unexplained);
     // The two that ran at the second wait again.
     let waiting = f.state().waiting + f.state().staged;
     assert_eq!(waiting, 4);
@@ -719,9 +719,9 @@ fn a_replica_that_had_work_and_dies_is_replaced_at_once() {
     f.freed(ms(1), replica);
     f.answered(ms(1), replica, a);
     f.actions();
-    f.scheduler.replica_down(ms(2), replica);
+    f.scheduler.replica_down(ms(2), replica, Death::Unexplained);
     assert_eq!(f.launched().len(), 1);
-    f.scheduler.replica_down(ms(2), replica);
+    f.scheduler.replica_down(ms(2), replica, Death::Unexplained);
     assert_eq!(f.launched(), [], "a stale id names nothing");
 }
 
@@ -733,7 +733,8 @@ fn failed_starts_wait_twice_as_long_each_time_and_then_fail_what_waits() {
         let [replica] = f.launched()[..] else {
             panic!("expected one launch");
         };
-        f.scheduler.replica_down(ms(dies), replica);
+        f.scheduler
+            .replica_down(ms(dies), replica, Death::Unexplained);
         assert_eq!(f.scheduler.next_wake(), Some(ms(restarts)));
         f.scheduler.advance(ms(restarts - 1));
         assert_eq!(f.actions(), []);
@@ -742,7 +743,8 @@ fn failed_starts_wait_twice_as_long_each_time_and_then_fail_what_waits() {
     let [replica] = f.launched()[..] else {
         panic!("expected one launch");
     };
-    f.scheduler.replica_down(ms(300), replica);
+    f.scheduler
+        .replica_down(ms(300), replica, Death::Unexplained);
     let why = FailReason::StartFailed;
     let entry = 'a';
     assert_eq!(f.actions(), [Action::Fail { entry, key, why }]);
@@ -764,11 +766,11 @@ fn replicas_that_come_up_and_die_idle_are_replaced_at_once_until_it_is_a_series(
     let mut f = with_max_batch(1);
     let mut replica = f.replica(CREDITS);
     for _ in 0..5 {
-        f.scheduler.replica_down(ms(1), replica);
+        f.scheduler.replica_down(ms(1), replica, Death::Unexplained);
         replica = f.launched()[0];
         f.scheduler.replica_up(ms(1), replica, CREDITS);
     }
-    f.scheduler.replica_down(ms(1), replica);
+    f.scheduler.replica_down(ms(1), replica, Death::Unexplained);
     assert_eq!(f.launched(), []);
     assert_eq!(f.state().start_after, ms(101));
 }
@@ -777,7 +779,7 @@ fn replicas_that_come_up_and_die_idle_are_replaced_at_once_until_it_is_a_series(
 fn a_replica_that_lived_long_is_replaced_at_once_although_it_had_no_work() {
     let mut f = with_max_batch(1);
     let replica = f.starting.remove(0);
-    f.scheduler.replica_down(ms(0), replica);
+    f.scheduler.replica_down(ms(0), replica, Death::Unexplained);
     f.actions();
     f.scheduler.advance(ms(100));
     let [replica] = f.launched()[..] else {
@@ -785,7 +787,8 @@ fn a_replica_that_lived_long_is_replaced_at_once_although_it_had_no_work() {
     };
     f.scheduler.replica_up(ms(100), replica, CREDITS);
     assert_eq!(f.state().failed_starts, 1, "being up proves nothing yet");
-    f.scheduler.replica_down(ms(30_100), replica);
+    f.scheduler
+        .replica_down(ms(30_100), replica, Death::Unexplained);
     assert_eq!(f.launched().len(), 1);
     assert_eq!(f.state().failed_starts, 0);
 }
@@ -795,7 +798,7 @@ fn an_answer_makes_up_for_the_starts_that_failed() {
     let mut f = cold();
     let key = f.offer(1000, tensor(0), 'a');
     let failed = f.launched()[0];
-    f.scheduler.replica_down(ms(0), failed);
+    f.scheduler.replica_down(ms(0), failed, Death::Unexplained);
     f.scheduler.advance(ms(100));
     let replica = f.launched()[0];
     f.scheduler.replica_up(ms(100), replica, CREDITS);
@@ -807,7 +810,7 @@ fn an_answer_makes_up_for_the_starts_that_failed() {
 fn after_a_failed_start_replicas_are_launched_one_at_a_time() {
     let mut f = with_replicas(2, 1);
     for replica in std::mem::take(&mut f.starting) {
-        f.scheduler.replica_down(ms(0), replica);
+        f.scheduler.replica_down(ms(0), replica, Death::Unexplained);
     }
     f.scheduler.advance(ms(200));
     let [first] = f.launched()[..] else {
@@ -828,7 +831,7 @@ fn after_a_death_what_ran_is_retried_alone_and_the_rest_goes_on_unharmed() {
     // Now `a` is being post-processed, `b` prepared, and `c` runs; `d` is staged.
     let d = f.offer(400, tensor(0), 'd');
     f.actions();
-    f.scheduler.replica_down(ms(2), first);
+    f.scheduler.replica_down(ms(2), first, Death::Unexplained);
     assert_eq!(f.state().counters.retries, 2);
     let [second] = f.launched()[..] else {
         panic!("expected one launch");
@@ -840,7 +843,7 @@ fn after_a_death_what_ran_is_retried_alone_and_the_rest_goes_on_unharmed() {
     f.freed(ms(4), second);
     assert_eq!(f.actions(), [stage(second, c, 'c'), run(second, &[c])]);
 
-    f.scheduler.replica_down(ms(6), second);
+    f.scheduler.replica_down(ms(6), second, Death::Unexplained);
     let (key, why) = (c, FailReason::Poisoned);
     let actions = f.actions();
     let entry = 'c';
@@ -855,7 +858,7 @@ fn after_a_death_what_ran_is_retried_alone_and_the_rest_goes_on_unharmed() {
     );
 
     // `b` is in preparation where a replica dies for the second time.
-    f.scheduler.replica_down(ms(8), third);
+    f.scheduler.replica_down(ms(8), third, Death::Unexplained);
     let [fourth] = f.launched()[..] else {
         panic!("expected one launch");
     };
@@ -877,7 +880,7 @@ fn a_suspect_waits_for_a_replica_to_run_dry_and_is_not_overtaken_by_less_urgent_
     let [(died, _), (lives, _)] = f.batches()[..] else {
         panic!("expected two batches");
     };
-    f.scheduler.replica_down(ms(1), died);
+    f.scheduler.replica_down(ms(1), died, Death::Unexplained);
     f.actions();
     let c = f.offer(200, tensor(0), 'c');
     assert_eq!(f.actions(), [], "`c` waits behind `a`, and `a` for `b`");
@@ -888,6 +891,43 @@ fn a_suspect_waits_for_a_replica_to_run_dry_and_is_not_overtaken_by_less_urgent_
     f.answered(ms(3), lives, a);
     f.freed(ms(3), lives);
     assert_eq!(f.batches(), [(lives, vec![c])]);
+}
+
+#[test]
+fn what_ran_where_somebody_killed_the_worker_is_retried_beside_others_and_twice_at_most() {
+    let mut f = with_max_batch(1);
+    let credits = ReplicaCredits {
+        slots: 2,
+        ..CREDITS
+    };
+    let mut replica = f.replica(credits);
+    let a = f.offer(100_000, tensor(0), 'a');
+    let b = f.offer(200_000, tensor(0), 'b');
+    assert_eq!(f.batches(), [(replica, vec![a]), (replica, vec![b])]);
+    let mut killed = |f: &mut Fixture| {
+        f.scheduler.replica_down(ms(1), replica, Death::FromOutside);
+        let actions = f.actions();
+        let [Action::Launch { replica: next, .. }] = actions[actions.len() - 1..] else {
+            panic!("expected one launch");
+        };
+        replica = next;
+        f.scheduler.replica_up(ms(1), replica, credits);
+        (actions, replica)
+    };
+    let (_, second) = killed(&mut f);
+    assert_eq!(f.batches(), [(second, vec![a]), (second, vec![b])]);
+    f.answered(ms(1), second, a);
+    let (actions, _) = killed(&mut f);
+    let (key, why) = (b, FailReason::Killed);
+    let entry = 'b';
+    assert_eq!(actions[0], Action::Fail { entry, key, why });
+    // To be killed while starting is no start that failed.
+    f.scheduler.replica_down(ms(1), replica, Death::FromOutside);
+    let starting = f.launched()[0];
+    f.scheduler
+        .replica_down(ms(1), starting, Death::FromOutside);
+    assert_eq!(f.launched().len(), 1);
+    assert_eq!(f.state().failed_starts, 0);
 }
 
 // === Events that do not fit ===

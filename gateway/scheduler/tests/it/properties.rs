@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use gateway_scheduler::{
-    Bucket, Class, Cost, DeviceLimits, Key, Offer, ReplicaCredits, ReplicaId, RevisionLimits,
-    Staging, Time,
+    Bucket, Class, Cost, Death, DeviceLimits, Key, Offer, ReplicaCredits, ReplicaId,
+    RevisionLimits, Staging, Time,
 };
 use proptest::prelude::*;
 use proptest::sample::Index;
@@ -21,7 +21,7 @@ enum Event {
     Seed(Index, Bucket, Vec<(u32, Duration)>),
     Up(Index, ReplicaCredits),
     Memory(Index, u64),
-    Down(Index),
+    Down(Index, Death),
     /// The processes that were ended are gone.
     Reap,
     Advance(Duration),
@@ -161,7 +161,8 @@ fn event() -> impl Strategy<Value = Event> {
         1 => (index(), bucket(), seeds()).prop_map(|(at, of, seeds)| Event::Seed(at, of, seeds)),
         8 => (index(), credits()).prop_map(|(at, credits)| Event::Up(at, credits)),
         2 => (index(), small_or_max(300)).prop_map(|(at, bytes)| Event::Memory(at, bytes)),
-        3 => index().prop_map(Event::Down),
+        3 => (index(), prop_oneof![Just(Death::Unexplained), Just(Death::FromOutside)])
+            .prop_map(|(at, death)| Event::Down(at, death)),
         2 => Just(Event::Reap),
         6 => span().prop_map(Event::Advance),
         16 => (index(), bucket()).prop_map(|(at, bucket)| Event::Prepare(at, bucket)),
@@ -210,7 +211,7 @@ fn happen(world: &mut World, event: &Event) -> Option<()> {
         Event::Memory(at, bytes) => {
             world.replica_memory(pick(at, &world.known_replicas)?, *bytes);
         }
-        Event::Down(at) => world.replica_down(pick(at, &world.known_replicas)?),
+        Event::Down(at, death) => world.replica_down(pick(at, &world.known_replicas)?, *death),
         Event::Reap => reap(world),
         Event::Advance(span) => {
             let to = world.now.saturating_add(*span);
@@ -279,7 +280,7 @@ fn reap(world: &mut World) {
         .filter(|(_, replica)| replica.is_killed);
     let killed: Vec<ReplicaId> = killed.map(|(id, _)| *id).collect();
     for replica in killed {
-        world.replica_down(replica);
+        world.replica_down(replica, Death::Unexplained);
     }
 }
 

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
 use gateway_scheduler::{
-    Action, Bucket, Class, DeviceId, DeviceLimits, FailReason, Key, Offer, RefusedReason,
+    Action, Bucket, Class, Death, DeviceId, DeviceLimits, FailReason, Key, Offer, RefusedReason,
     ReplicaCredits, ReplicaId, RevisionId, RevisionLimits, RevisionSnapshot, Scheduler, Snapshot,
     Staging, Time,
 };
@@ -69,7 +69,7 @@ pub(crate) struct World {
     pub(crate) known_keys: Vec<Key>,
     /// A `Forget` that is due for an entry that has left.
     due_forget: Option<(ReplicaId, Key)>,
-    due_poisoned: BTreeSet<Key>,
+    due_poisoned: BTreeMap<Key, FailReason>,
     /// Whom this call sent something.
     sent_to: BTreeSet<ReplicaId>,
     /// What this call ran first in each batch, to be held against what it knew.
@@ -344,27 +344,34 @@ impl World {
         self.check();
     }
 
-    pub(crate) fn replica_down(&mut self, id: ReplicaId) {
+    pub(crate) fn replica_down(&mut self, id: ReplicaId, death: Death) {
         self.advance(self.now);
         self.replicas.remove(&id);
         for (key, entry) in &mut self.entries {
             if entry.replica() != Some(id) {
                 continue;
             }
-            let is_unharmed = match entry.at {
-                At::Sent(_) => !std::mem::replace(&mut entry.was_near, true) && !entry.is_suspect,
-                At::Staged(..) => true,
-                _ => false,
+            let has_run = matches!(entry.at, At::Running(_));
+            let why = match death {
+                Death::Unexplained => FailReason::Poisoned,
+                Death::FromOutside => FailReason::Killed,
             };
-            if !is_unharmed {
-                if entry.is_suspect {
-                    self.due_poisoned.insert(*key);
+            if has_run && entry.n_runs == 2 {
+                self.due_poisoned.insert(*key, why);
+            }
+            if death == Death::Unexplained {
+                let is_suspicious = match entry.at {
+                    At::Sent(_) => std::mem::replace(&mut entry.was_near, true) || entry.is_suspect,
+                    _ => has_run,
+                };
+                if is_suspicious && entry.is_suspect {
+                    self.due_poisoned.insert(*key, why);
                 }
-                entry.is_suspect = true;
+                entry.is_suspect |= is_suspicious;
             }
             entry.at = At::Waiting;
         }
-        self.scheduler.replica_down(self.now, id);
+        self.scheduler.replica_down(self.now, id, death);
         self.check();
     }
 
@@ -460,8 +467,9 @@ impl World {
                 let failed = self.entries.remove(&key).expect("fails once");
                 assert_eq!(failed.arrival, entry);
                 assert_eq!(failed.at, At::Waiting);
-                let is_due = self.due_poisoned.remove(&key);
-                assert_eq!(is_due, why == FailReason::Poisoned);
+                let due = self.due_poisoned.remove(&key);
+                let is_its_own = matches!(why, FailReason::Poisoned | FailReason::Killed);
+                assert_eq!(due, is_its_own.then_some(why));
                 if let FailReason::NoMemory { needed, free } = why {
                     assert!(needed > free, "there is memory");
                 }
@@ -682,7 +690,7 @@ impl World {
         assert_eq!(self.due_forget, None, "a replica keeps what has left");
         assert_eq!(
             self.due_poisoned,
-            BTreeSet::new(),
+            BTreeMap::new(),
             "a second death goes unpunished"
         );
 

@@ -1,7 +1,7 @@
 //! Spare workers: started ahead, so that a cold start is no more than the loading of a model.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures_util::future::join_all;
 use tokio::signal::unix::{SignalKind, signal};
@@ -11,9 +11,9 @@ use workers_protocol::Assignment;
 use super::Worker;
 use crate::config::WorkerOptions;
 
-/// How long after a start the pool is filled again: what a worker was started for, its first run,
-/// needs the cores too.
-const FILL_DELAY: Duration = Duration::from_secs(1);
+/// How long after a start the pool is filled again at most: what a worker was started for, its first
+/// run, needs the cores too. It takes no longer than the start did.
+const LONGEST_FILL_DELAY: Duration = Duration::from_secs(1);
 
 /// Wait after a spare has ended by itself or could not be started, doubled up to the longest.
 const SHORTEST_WAIT: Duration = Duration::from_millis(100);
@@ -34,6 +34,8 @@ pub(crate) struct Pool {
 struct State {
     spares: Vec<Worker>,
     n_starting: usize,
+    /// How long the last start took.
+    took: Duration,
 }
 
 /// A worker that was assigned a version, on its way to being ready.
@@ -48,7 +50,10 @@ pub(crate) struct Start {
 /// Held while a worker gets ready: meanwhile no spares are started, which would compete with it for
 /// the cores.
 #[derive(Debug)]
-pub(crate) struct Starting(Arc<Pool>);
+pub(crate) struct Starting {
+    pool: Arc<Pool>,
+    since: Instant,
+}
 
 // === impl Pool ===
 
@@ -74,7 +79,10 @@ impl Pool {
     pub(crate) fn start(self: &Arc<Self>, assignment: &Assignment) -> anyhow::Result<Start> {
         let line = assignment.to_line()?;
         self.lock().n_starting += 1;
-        let starting = Starting(Arc::clone(self));
+        let starting = Starting {
+            pool: Arc::clone(self),
+            since: Instant::now(),
+        };
         loop {
             let spare = self.lock().spares.pop();
             let is_spare = spare.is_some();
@@ -116,7 +124,8 @@ impl Pool {
                 _ = ended.recv() => {}
                 () = self.refill.notified() => {
                     wait = SHORTEST_WAIT;
-                    tokio::time::sleep(FILL_DELAY).await;
+                    let took = self.lock().took;
+                    tokio::time::sleep(took.min(LONGEST_FILL_DELAY)).await;
                 }
             }
         }
@@ -154,10 +163,11 @@ impl Pool {
 
 impl Drop for Starting {
     fn drop(&mut self) {
-        let mut state = self.0.lock();
+        let mut state = self.pool.lock();
         state.n_starting -= 1;
+        state.took = self.since.elapsed();
         if state.n_starting == 0 {
-            self.0.refill.notify_one();
+            self.pool.refill.notify_one();
         }
     }
 }

@@ -1,7 +1,7 @@
 //! One policy at a time, with numbers that can be checked in the head.
 
 use super::*;
-use crate::Counters;
+use crate::{Counters, Death};
 
 const INLINE: Staging = Staging::Inline(Bucket(0));
 const ONE: Cost = Cost {
@@ -562,7 +562,7 @@ fn under_endless_interactive_work_bulk_gets_a_twentieth() {
         let (mut f, _) = seeded(4, &[(1, 7), (4, 10)]);
         let replica = f.state().replicas[0].id;
         // The room on the stage is always taken: bulk has to be let in.
-        f.scheduler.replica_down(ms(0), replica);
+        f.scheduler.replica_down(ms(0), replica, Death::Unexplained);
         let replica = f.launched()[0];
         f.scheduler.replica_up(ms(0), replica, credits);
         f.scheduler.bulk_waits(ms(0), f.revision, true);
@@ -851,7 +851,8 @@ fn a_run_may_take_the_limit_or_ten_times_what_was_predicted() {
         f.offer_at(ms(limit_ms), s(1000)).unwrap();
         f.scheduler.slot_freed(ms(limit_ms), replica, a);
         assert_eq!(f.actions(), []);
-        f.scheduler.replica_down(ms(limit_ms), replica);
+        f.scheduler
+            .replica_down(ms(limit_ms), replica, Death::Unexplained);
         assert_eq!(f.launched().len(), 1);
     }
 }
@@ -1040,7 +1041,7 @@ fn a_retired_revision_whose_last_run_dies_is_gone_and_launches_nothing() {
     f.scheduler.retire_revision(ms(0), f.revision);
     f.scheduler.cancel(ms(0), a);
     f.actions();
-    f.scheduler.replica_down(ms(1), replica);
+    f.scheduler.replica_down(ms(1), replica, Death::Unexplained);
     assert_eq!(f.actions(), []);
     assert_eq!(f.scheduler.snapshot(), Snapshot::default());
 }
@@ -1057,7 +1058,8 @@ fn crashes_on_different_entries_without_an_answer_between_them_put_the_model_off
         let alone = f.batches();
         let key = alone[0].1[0];
         f.scheduler.cancel(ms(n), key);
-        f.scheduler.replica_down(ms(n), launched[0]);
+        f.scheduler
+            .replica_down(ms(n), launched[0], Death::Unexplained);
         f.look();
         f.runs.clear();
     }
@@ -1079,7 +1081,8 @@ fn one_poisonous_entry_after_another_with_answers_between_them_stops_nothing() {
             let replica = state.replicas[0].id;
             f.scheduler.replica_up(ms(now), replica, ROOMY);
             f.look();
-            f.scheduler.replica_down(ms(now), replica);
+            f.scheduler
+                .replica_down(ms(now), replica, Death::Unexplained);
             now += 1;
         }
         // A good one is served.
