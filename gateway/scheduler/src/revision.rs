@@ -464,7 +464,6 @@ impl Revision {
         let doublings = self.n_failed_starts.min(31);
         self.n_failed_starts = self.n_failed_starts.saturating_add(1);
         let wait = self.limits.start_backoff.saturating_mul(1 << doublings);
-        self.start_after = now.saturating_add(wait.min(self.limits.max_start_backoff));
-        self.start_after
+        now.saturating_add(wait.min(self.limits.max_start_backoff))
     }
 }

@@ -11,7 +11,8 @@
 //!   second death is its own. The rest goes back to the queue as it was. So no entry runs more than
 //!   twice, and none brings down more than three replicas.
 //! - What a replica held that was killed from outside is under no suspicion: it is retried beside
-//!   others, and runs twice at most as well. A start that ends so counts as a crash.
+//!   others, and runs twice at most as well. A start that ends so counts as a crash, and a series of
+//!   such deaths has each start wait, but not longer and longer.
 
 use super::{Scheduler, Timer};
 use crate::entry::Place;
@@ -40,10 +41,11 @@ impl<E: Clone> Scheduler<E> {
 
         // One that was up or was killed is replaced at once; where one after another dies with no answer
         // between, that proves nothing. One that lived long enough did prove it.
+        let limits = revision.limits;
         let has_failed = match dead.up.map(|up| self.now.saturating_since(up.since)) {
             Some(lived) => {
                 revision.counters.crashes += 1;
-                if lived >= revision.limits.max_start_backoff {
+                if lived >= limits.max_start_backoff {
                     revision.n_failed_starts = 0;
                     revision.n_crashes = 0;
                 }
@@ -51,8 +53,14 @@ impl<E: Clone> Scheduler<E> {
             }
             None => death == Death::Unexplained || revision.crashed(),
         };
-        if has_failed {
-            self.put_off(id);
+        match death {
+            _ if !has_failed => {}
+            Death::Unexplained => self.put_off(id),
+            // Whoever kills one after another is no fault that longer and longer waits would outlast,
+            // nor a reason to fail what waits.
+            Death::FromOutside => {
+                self.start_after(id, self.now.saturating_add(limits.start_backoff))
+            }
         }
         self.free_cores(id, dead.n_at_work(), dead.cores());
         self.launch_wanted(id);
@@ -63,8 +71,15 @@ impl<E: Clone> Scheduler<E> {
     fn put_off(&mut self, id: RevisionId) {
         if let Some(revision) = self.revisions.get_mut(id.0) {
             let start_after = revision.back_off(self.now);
-            self.timers.insert((start_after, Timer::Start(id)));
+            self.start_after(id, start_after);
             self.give_up(id);
+        }
+    }
+
+    fn start_after(&mut self, id: RevisionId, time: Time) {
+        if let Some(revision) = self.revisions.get_mut(id.0) {
+            revision.start_after = time;
+            self.timers.insert((time, Timer::Start(id)));
         }
     }
 

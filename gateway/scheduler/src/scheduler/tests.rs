@@ -922,11 +922,18 @@ fn what_ran_where_somebody_killed_the_worker_is_retried_beside_others_and_twice_
     let entry = 'b';
     assert_eq!(actions[0], Action::Fail { entry, key, why });
     // To be killed while starting is no start that failed.
-    f.scheduler.replica_down(ms(1), replica, Death::FromOutside);
-    let starting = f.launched()[0];
-    f.scheduler
-        .replica_down(ms(1), starting, Death::FromOutside);
-    assert_eq!(f.launched().len(), 1);
+    for _ in 0..4 {
+        f.scheduler.replica_down(ms(1), replica, Death::FromOutside);
+        replica = f.launched()[0];
+    }
+    // Of a series each waits as long.
+    for n in 0..10 {
+        f.scheduler
+            .replica_down(ms(1 + 100 * n), replica, Death::FromOutside);
+        assert_eq!(f.launched(), []);
+        f.scheduler.advance(ms(101 + 100 * n));
+        replica = f.launched()[0];
+    }
     assert_eq!(f.state().failed_starts, 0);
 }
 
