@@ -83,9 +83,9 @@ pub enum Action<E> {
 /// Why an admitted entry failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum FailReason {
-    /// Two replicas died with it, and nobody killed the second.
+    /// Two replicas died with it, the second while it was alone there.
     Poisoned,
-    /// Two replicas died with it, and somebody killed the second: it may well be innocent.
+    /// Two replicas died with it, of which somebody killed one at least: it may well be innocent.
     Killed,
     /// No replica came up, in as many starts as the limits allow.
     StartFailed,

@@ -41,8 +41,8 @@ const TRIAL_GAP: Duration = Duration::from_secs(10);
 /// estimate forgets as fast (RFC 6298 § 2).
 const MEMORY: f64 = 1.0 / 8.0;
 
-/// Crashes at work, on different entries and with no answer between them, after which starts wait
-/// as if they had failed.
+/// Crashes at work, on different entries, and killed workers, with no answer between them, after which
+/// starts wait as if they had failed, or where they were killed for as long as after one that failed.
 const CRASHES_BEFORE_BACKOFF: u32 = 6;
 
 /// Names a revision until it is retired and its last entry has left.
@@ -143,7 +143,7 @@ pub(crate) struct Revision {
     pub(crate) n_failed_starts: u32,
     /// Crashes since an answer.
     pub(crate) n_crashes: u32,
-    /// No replica is launched before, after a start that failed.
+    /// No replica is launched before, after a start that failed or a series of crashes.
     pub(crate) start_after: Time,
     /// The bytes that the last start lacked: needed, and free at most.
     pub(crate) no_memory: Option<(u64, u64)>,
@@ -452,7 +452,7 @@ impl Revision {
         (running.saturating_add(waiting) / 2).max(MIN_RETRY)
     }
 
-    /// Counts a crash at work; returns whether the next start has to wait.
+    /// Counts a crash at work, or a start that somebody killed; returns whether the next start has to wait.
     pub(crate) fn crashed(&mut self) -> bool {
         self.n_crashes += 1;
         self.n_crashes >= CRASHES_BEFORE_BACKOFF

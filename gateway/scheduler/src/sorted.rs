@@ -2,8 +2,9 @@
 
 use std::collections::VecDeque;
 
-/// Different values in order, in one piece of memory that is kept: what is taken from the front or
-/// put at the back, as entries mostly are, moves nothing; the rest moves half of the others at most.
+/// Different values in order, in one piece of memory that is kept. What is taken from the front or put
+/// at the back, as entries mostly are, moves no others; anything else moves half of them at most, which
+/// are as many as a replica's credits for staging.
 #[derive(Debug)]
 pub(crate) struct Sorted<T>(VecDeque<T>);
 

@@ -125,7 +125,7 @@ impl Worker {
     /// Ends it at once, without waiting.
     pub(crate) fn kill(&mut self) {
         // Fails only where it has ended already.
-        self.is_killed = self.child.start_kill().is_ok();
+        self.is_killed |= self.child.start_kill().is_ok();
     }
 
     /// Closes the wire and waits for the end, killing the worker when it takes too long.
@@ -140,7 +140,7 @@ impl Worker {
                 self.child.wait().await
             }
         };
-        // No input makes a process kill itself so, but by eating the memory up.
+        // No input has a process end so, but by eating the memory up.
         let signal = status.as_ref().ok().and_then(ExitStatus::signal);
         let is_out_of_memory =
             self.n_oom_kills.is_none() || memory::n_oom_kills() != self.n_oom_kills;

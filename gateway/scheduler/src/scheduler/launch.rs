@@ -9,10 +9,11 @@
 //! - What a dying replica was running or post-processing is under suspicion, and what it was preparing
 //!   if that has happened before. Each such entry is retried once, alone on a replica, so that a
 //!   second death is its own. The rest goes back to the queue as it was. So no entry runs more than
-//!   twice, and none brings down more than three replicas.
+//!   twice, and none ends more than three replicas.
 //! - What a replica held that was killed from outside is under no suspicion: it is retried beside
-//!   others, and runs twice at most as well. A start that ends so counts as a crash, and a series of
-//!   such deaths has each start wait, but not longer and longer.
+//!   others, and runs twice at most as well. A start that ends so counts as a crash, unless no start
+//!   was ever seen to succeed, and a series of such deaths has each start wait, but not longer and
+//!   longer.
 
 use super::{Scheduler, Timer};
 use crate::entry::Place;
@@ -31,7 +32,7 @@ impl<E: Clone> Scheduler<E> {
         };
         let id = dead.revision;
         // A second death while alone is the entry's own, and says nothing of the model.
-        let is_poison = dead.has_suspect && !dead.held.is_empty();
+        let is_poison = death == Death::Unexplained && dead.has_suspect && !dead.held.is_empty();
         for key in &dead.held {
             self.return_or_fail(*key, death);
         }
@@ -39,6 +40,12 @@ impl<E: Clone> Scheduler<E> {
             return;
         };
 
+        // Where none was ever up, it may be the model that has them killed: by what watches over the
+        // memory outside of the kernel.
+        let death = match revision.start_time.duration() {
+            Some(_) => death,
+            None => Death::Unexplained,
+        };
         // One that was up or was killed is replaced at once; where one after another dies with no answer
         // between, that proves nothing. One that lived long enough did prove it.
         let limits = revision.limits;
@@ -51,7 +58,11 @@ impl<E: Clone> Scheduler<E> {
                 }
                 !is_poison && revision.crashed()
             }
-            None => death == Death::Unexplained || revision.crashed(),
+            None if death == Death::FromOutside => {
+                revision.counters.crashes += 1;
+                revision.crashed()
+            }
+            None => true,
         };
         match death {
             _ if !has_failed => {}
@@ -59,7 +70,7 @@ impl<E: Clone> Scheduler<E> {
             // Whoever kills one after another is no fault that longer and longer waits would outlast,
             // nor a reason to fail what waits.
             Death::FromOutside => {
-                self.start_after(id, self.now.saturating_add(limits.start_backoff))
+                self.start_after(id, self.now.saturating_add(limits.start_backoff));
             }
         }
         self.free_cores(id, dead.n_at_work(), dead.cores());
@@ -78,8 +89,8 @@ impl<E: Clone> Scheduler<E> {
 
     fn start_after(&mut self, id: RevisionId, time: Time) {
         if let Some(revision) = self.revisions.get_mut(id.0) {
-            revision.start_after = time;
-            self.timers.insert((time, Timer::Start(id)));
+            revision.start_after = revision.start_after.max(time);
+            self.timers.insert((revision.start_after, Timer::Start(id)));
         }
     }
 
@@ -99,12 +110,12 @@ impl<E: Clone> Scheduler<E> {
                 Place::Staged(..) | Place::Waiting => false,
                 Place::Running(_) => true,
             };
-        if is_suspicious && entry.is_suspect || has_run && entry.n_runs >= MAX_RUNS {
-            let why = match death {
-                Death::Unexplained => FailReason::Poisoned,
-                Death::FromOutside => FailReason::Killed,
-            };
-            self.fail(key, why);
+        if is_suspicious && entry.is_suspect {
+            self.fail(key, FailReason::Poisoned);
+            return;
+        }
+        if has_run && entry.n_runs >= MAX_RUNS {
+            self.fail(key, FailReason::Killed);
             return;
         }
         entry.place = Place::Waiting;

@@ -937,6 +937,50 @@ fn what_ran_where_somebody_killed_the_worker_is_retried_beside_others_and_twice_
     assert_eq!(f.state().failed_starts, 0);
 }
 
+#[test]
+fn a_suspect_whose_workers_are_killed_one_after_another_has_them_wait() {
+    let mut f = with_max_batch(1);
+    let mut replica = f.replica(CREDITS);
+    let key = f.offer(100_000, PICTURE, 'a');
+    f.actions();
+    let deaths = [Death::Unexplained; 2]
+        .into_iter()
+        .chain([Death::FromOutside; 3]);
+    for death in deaths {
+        f.scheduler.replica_down(ms(1), replica, death);
+        replica = f.launched()[0];
+        f.scheduler.replica_up(ms(1), replica, CREDITS);
+        assert_eq!(f.actions(), [stage(replica, key, 'a')]);
+    }
+    f.scheduler.replica_down(ms(1), replica, Death::FromOutside);
+    assert_eq!(f.launched(), []);
+    assert_eq!(f.state().start_after, ms(101));
+}
+
+#[test]
+fn what_a_crash_ends_beside_others_after_a_kill_is_not_held_against_it() {
+    let mut f = with_max_batch(1);
+    let first = f.replica(CREDITS);
+    let key = f.offer(100_000, tensor(0), 'a');
+    f.actions();
+    f.scheduler.replica_down(ms(1), first, Death::FromOutside);
+    let second = f.launched()[0];
+    f.scheduler.replica_up(ms(1), second, CREDITS);
+    f.actions();
+    f.scheduler.replica_down(ms(1), second, Death::Unexplained);
+    let (entry, why) = ('a', FailReason::Killed);
+    assert_eq!(f.actions()[0], Action::Fail { entry, key, why });
+}
+
+#[test]
+fn killed_before_any_was_ever_up_is_a_start_that_failed() {
+    let mut f = with_max_batch(1);
+    let replica = f.starting.remove(0);
+    f.scheduler.replica_down(ms(1), replica, Death::FromOutside);
+    assert_eq!(f.launched(), []);
+    assert_eq!(f.state().failed_starts, 1);
+}
+
 // === Events that do not fit ===
 
 #[test]

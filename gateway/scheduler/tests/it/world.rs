@@ -352,12 +352,8 @@ impl World {
                 continue;
             }
             let has_run = matches!(entry.at, At::Running(_));
-            let why = match death {
-                Death::Unexplained => FailReason::Poisoned,
-                Death::FromOutside => FailReason::Killed,
-            };
             if has_run && entry.n_runs == 2 {
-                self.due_poisoned.insert(*key, why);
+                self.due_poisoned.insert(*key, FailReason::Killed);
             }
             if death == Death::Unexplained {
                 let is_suspicious = match entry.at {
@@ -365,7 +361,7 @@ impl World {
                     _ => has_run,
                 };
                 if is_suspicious && entry.is_suspect {
-                    self.due_poisoned.insert(*key, why);
+                    self.due_poisoned.insert(*key, FailReason::Poisoned);
                 }
                 entry.is_suspect |= is_suspicious;
             }

@@ -169,12 +169,13 @@ async fn clients_share_batches_whatever_they_speak_and_each_gets_its_own_state_b
     let Some(hearth) = silero(16, &[]) else {
         return;
     };
-    let hearth = std::sync::Arc::new(hearth);
     let sounds: Vec<_> = (0..12).map(|seed| Sound::new(seed, 1 + seed % 3)).collect();
     let alone: Vec<_> = sounds
         .iter()
         .map(|sound| sound.over_http(&hearth).0)
         .collect();
+
+    drop(hearth);
 
     // One that has learned nothing of larger batches yet, and tries them.
     let hearth = std::sync::Arc::new(silero(16, &[]).unwrap());
