@@ -9,8 +9,8 @@
 //!   are spared: only the sum is right.
 //! - **The batch chosen** is the one of the lowest cost per item, and of those within 3 % (of short ones
 //!   1 %) the smallest. Where batches cost more than their parts (convolutions on a CPU) that is 1, so
-//!   batching is never worse than none. Clipper (NSDI 2017, § 4.3) climbs by additive steps and backs off; sizes
-//!   that double find the same knee in log₂ steps, and what was measured once is kept.
+//!   batching is never worse than none. Clipper (NSDI 2017, § 4.3) climbs by additive steps and backs
+//!   off; sizes that double find the same knee in log₂ steps, and what was measured once is kept.
 //! - **Exploring** is a climb by doubling while it lowers the cost per item, in two runs of each size,
 //!   and later now and then a comparison of the chosen size with another one, in turns
 //!   (`curve/comparison.rs`), its neighbours first and ever more rarely; a larger one where a line waits,

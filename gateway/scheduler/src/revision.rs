@@ -452,7 +452,8 @@ impl Revision {
         (running.saturating_add(waiting) / 2).max(MIN_RETRY)
     }
 
-    /// Counts a crash at work, or a start that somebody killed; returns whether the next start has to wait.
+    /// Counts a crash at work, or a start that somebody killed; returns whether the next start has to
+    /// wait.
     pub(crate) fn crashed(&mut self) -> bool {
         self.n_crashes += 1;
         self.n_crashes >= CRASHES_BEFORE_BACKOFF

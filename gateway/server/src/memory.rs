@@ -19,17 +19,18 @@ pub(crate) fn peak_of(pid: u32) -> Option<u64> {
 /// Returns how many processes of this machine were killed so far because memory ran out, of it or of a
 /// control group. It is counted before the process is killed. `None` where the system does not tell.
 pub(crate) fn n_oom_kills() -> Option<u64> {
-    let text = std::fs::read_to_string("/proc/vmstat").ok()?;
-    let count = text
-        .lines()
-        .find_map(|line| line.strip_prefix("oom_kill "))?;
-    count.trim().parse().ok()
+    value(Path::new("/proc/vmstat"), "oom_kill ")?.parse().ok()
 }
 
 /// Reads a line such as `MemTotal:  24576 kB`.
 fn field(path: &Path, name: &str) -> Option<u64> {
+    let kib: u64 = value(path, name)?.strip_suffix("kB")?.trim().parse().ok()?;
+    Some(kib << 10)
+}
+
+/// Returns what stands behind a name at the beginning of a line.
+fn value(path: &Path, name: &str) -> Option<String> {
     let text = std::fs::read_to_string(path).ok()?;
     let value = text.lines().find_map(|line| line.strip_prefix(name))?;
-    let kib: u64 = value.trim().strip_suffix("kB")?.trim().parse().ok()?;
-    Some(kib << 10)
+    Some(value.trim().to_owned())
 }

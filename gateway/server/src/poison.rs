@@ -1,8 +1,8 @@
 //! Inputs that end every worker they are given to, and are refused for a while.
 //!
 //! An input that two workers died with, that nobody is known to have killed, may be innocent. So it is
-//! refused only after that has happened to it twice, with no success between. Only while something is noted
-//! are inputs hashed, so in ordinary life this costs a load per entry.
+//! refused only after that has happened to it twice, with no success between. Only while something is
+//! noted are inputs hashed, so in ordinary life this costs a load per entry.
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicUsize, Ordering};

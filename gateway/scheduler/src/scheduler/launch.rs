@@ -64,14 +64,12 @@ impl<E: Clone> Scheduler<E> {
             }
             None => true,
         };
-        match death {
-            _ if !has_failed => {}
-            Death::Unexplained => self.put_off(id),
+        if has_failed && death == Death::Unexplained {
+            self.put_off(id);
+        } else if has_failed {
             // Whoever kills one after another is no fault that longer and longer waits would outlast,
             // nor a reason to fail what waits.
-            Death::FromOutside => {
-                self.start_after(id, self.now.saturating_add(limits.start_backoff));
-            }
+            self.start_after(id, self.now.saturating_add(limits.start_backoff));
         }
         self.free_cores(id, dead.n_at_work(), dead.cores());
         self.launch_wanted(id);

@@ -79,6 +79,14 @@ impl Fixture {
         replica
     }
 
+    /// Has a replica die, and the one that is launched for it come up.
+    fn replaced(&mut self, replica: ReplicaId, death: Death) -> ReplicaId {
+        self.scheduler.replica_down(ms(1), replica, death);
+        let next = self.launched()[0];
+        self.scheduler.replica_up(ms(1), next, CREDITS);
+        next
+    }
+
     /// Tells how many milliseconds batches of some sizes take, of buckets 0 to 2.
     fn seed(&mut self, points: &[(u32, u64)]) {
         let points: Vec<_> = points
@@ -766,9 +774,7 @@ fn replicas_that_come_up_and_die_idle_are_replaced_at_once_until_it_is_a_series(
     let mut f = with_max_batch(1);
     let mut replica = f.replica(CREDITS);
     for _ in 0..5 {
-        f.scheduler.replica_down(ms(1), replica, Death::Unexplained);
-        replica = f.launched()[0];
-        f.scheduler.replica_up(ms(1), replica, CREDITS);
+        replica = f.replaced(replica, Death::Unexplained);
     }
     f.scheduler.replica_down(ms(1), replica, Death::Unexplained);
     assert_eq!(f.launched(), []);
@@ -947,9 +953,7 @@ fn a_suspect_whose_workers_are_killed_one_after_another_has_them_wait() {
         .into_iter()
         .chain([Death::FromOutside; 3]);
     for death in deaths {
-        f.scheduler.replica_down(ms(1), replica, death);
-        replica = f.launched()[0];
-        f.scheduler.replica_up(ms(1), replica, CREDITS);
+        replica = f.replaced(replica, death);
         assert_eq!(f.actions(), [stage(replica, key, 'a')]);
     }
     f.scheduler.replica_down(ms(1), replica, Death::FromOutside);
@@ -963,9 +967,7 @@ fn what_a_crash_ends_beside_others_after_a_kill_is_not_held_against_it() {
     let first = f.replica(CREDITS);
     let key = f.offer(100_000, tensor(0), 'a');
     f.actions();
-    f.scheduler.replica_down(ms(1), first, Death::FromOutside);
-    let second = f.launched()[0];
-    f.scheduler.replica_up(ms(1), second, CREDITS);
+    let second = f.replaced(first, Death::FromOutside);
     f.actions();
     f.scheduler.replica_down(ms(1), second, Death::Unexplained);
     let (entry, why) = ('a', FailReason::Killed);

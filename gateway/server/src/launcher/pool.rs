@@ -11,8 +11,8 @@ use workers_protocol::Assignment;
 use super::Worker;
 use crate::config::WorkerOptions;
 
-/// How long after a start the pool is filled again at most: what a worker was started for, its first
-/// run, needs the cores too. It takes no longer than the start did.
+/// The pool is filled again as long after a start as that took, at most this long: what a worker was
+/// started for, its first run, needs the cores too.
 const LONGEST_FILL_DELAY: Duration = Duration::from_secs(1);
 
 /// Wait after a spare has ended by itself or could not be started, doubled up to the longest.
