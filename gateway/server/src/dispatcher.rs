@@ -102,7 +102,7 @@ struct Replica {
 pub(crate) struct Ticket {
     dispatcher: Arc<Dispatcher>,
     place: Place,
-    deadline: Instant,
+    deadline: Deadline,
     outcome: oneshot::Receiver<Outcome>,
     is_settled: bool,
 }
@@ -304,7 +304,7 @@ impl Dispatcher {
         Ok(Ticket {
             dispatcher: Arc::clone(self),
             place,
-            deadline: deadline.at,
+            deadline,
             outcome,
             is_settled: false,
         })
@@ -552,12 +552,16 @@ impl State {
             Action::Expire {
                 entry, is_hopeless, ..
             } => {
-                let ms = entry.deadline.after.as_millis();
-                let message = match is_hopeless {
-                    false => format!("the deadline of {ms} ms passed"),
-                    true => format!("it can't be done any more within its {ms} ms"),
+                let error = match is_hopeless {
+                    false => entry.deadline.passed(),
+                    true => InferError::new(
+                        Code::DeadlineExceeded,
+                        format!(
+                            "it can't be done any more within its {} ms",
+                            entry.deadline.after.as_millis()
+                        ),
+                    ),
                 };
-                let error = InferError::new(Code::DeadlineExceeded, message);
                 effects.push(Effect::Reply(entry, error));
             }
             Action::Fail { entry, why, .. } => {
@@ -736,18 +740,17 @@ impl Ticket {
         let outcome = match &self.place {
             Place::Admitted(_) => (&mut self.outcome).await,
             // While it waits to be asked for, nobody else looks at its deadline.
-            Place::Parked(_) => {
-                let deadline = self.deadline.into();
-                match tokio::time::timeout_at(deadline, &mut self.outcome).await {
+            Place::Parked(parked) => {
+                let due = self.deadline.at.into();
+                match tokio::time::timeout_at(due, &mut self.outcome).await {
                     Ok(outcome) => outcome,
-                    Err(_) => {
-                        return Outcome::failed(Code::DeadlineExceeded, "the deadline passed");
-                    }
+                    Err(_) if parked.key.get().is_some() => (&mut self.outcome).await,
+                    Err(_) => return Outcome::failed(self.deadline.passed()),
                 }
             }
         };
         self.is_settled = true;
-        outcome.unwrap_or_else(|_| Outcome::failed(Code::Internal, "the request was lost"))
+        outcome.unwrap_or_else(|_| Outcome::failed(InferError::internal("the request was lost")))
     }
 }
 

@@ -47,6 +47,15 @@ impl Deadline {
             after,
         }
     }
+
+    /// Returns what a caller hears whose deadline passed.
+    pub(crate) fn passed(&self) -> InferError {
+        let ms = self.after.as_millis();
+        InferError::new(
+            Code::DeadlineExceeded,
+            format!("the deadline of {ms} ms passed"),
+        )
+    }
 }
 
 /// What a handler hears.
@@ -60,9 +69,9 @@ pub(crate) struct Outcome {
 }
 
 impl Outcome {
-    pub(crate) fn failed(code: Code, message: &str) -> Self {
+    pub(crate) fn failed(error: InferError) -> Self {
         Self {
-            result: Err(InferError::new(code, message)),
+            result: Err(error),
             cold: Duration::ZERO,
             course: None,
         }

@@ -39,14 +39,19 @@ fn a_request_is_given_up_at_its_deadline_and_the_worker_lives_on() {
     let hearth = warm(&[]);
     let workers = hearth.workers();
     let halted = Halted::new(worker(&hearth));
-    let late = |timeout: &str| {
+    let late = |class: &str, timeout: &str| {
         let request = hearth.request("POST", ADD_ONE);
         let request = request.header("x-request-timeout-ms", timeout);
+        let request = request.header("x-hearth-class", class);
         hearth.send(request, add_one(1).as_bytes()).refusal(504)
     };
-    // The first runs, the second waits for it.
-    assert_eq!(late("30"), "the deadline of 30 ms passed");
-    assert_eq!(late("40"), "the deadline of 40 ms passed");
+    // The first runs, the others wait for it.
+    let sentence = late("interactive", "30");
+    assert_eq!(sentence, "the deadline of 30 ms passed");
+    let sentence = late("interactive", "40");
+    assert_eq!(sentence, "the deadline of 40 ms passed");
+    let sentence = late("bulk", "45");
+    assert_eq!(sentence, "the deadline of 45 ms passed");
     // The protocol's own parameter, in microseconds.
     let parameter = r#"{"parameters": {"timeout": 50000}, "inputs""#;
     let body = add_one(3).replace(r#"{"inputs""#, parameter);
@@ -54,11 +59,11 @@ fn a_request_is_given_up_at_its_deadline_and_the_worker_lives_on() {
     assert_eq!(sentence, "the deadline of 50 ms passed");
     drop(halted);
     assert_eq!(sum(&post(&hearth, 4)), 5.0);
-    assert_eq!(hearth.metric("entries_expired_total", "add_one"), 3.0);
+    assert_eq!(hearth.metric("entries_expired_total", "add_one"), 4.0);
     // Those that waited were not run: only what warmed the worker up, the first late one, the last.
     assert_eq!(hearth.metric("batches_total", "add_one"), 3.0);
     let rejected =
-        "nv_inference_request_failure{model=\"add_one\",reason=\"REJECTED\",version=\"1\"} 3\n";
+        "nv_inference_request_failure{model=\"add_one\",reason=\"REJECTED\",version=\"1\"} 4\n";
     let metrics = hearth.get("/metrics").text();
     assert!(metrics.contains(rejected), "{metrics}");
     assert_eq!(hearth.workers(), workers);
