@@ -1,8 +1,7 @@
 //! The state machine: events in, actions out.
 //!
 //! Hot path: an event costs O(log replicas + √entries) of its revision, and moves some of what is staged
-//! at its replica; the only allocation is the
-//! list of keys of a run.
+//! at its replica; the only allocation is the list of keys of a run.
 
 #[cfg(debug_assertions)]
 mod audit;
