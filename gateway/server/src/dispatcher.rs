@@ -313,33 +313,28 @@ impl Dispatcher {
     fn park(self: &Arc<Self>, parked: Parked) -> Arc<Parked> {
         let parked = Arc::new(parked);
         let id = parked.revision.id;
-        let mut state = self.lock();
-        state
-            .bulk
-            .entry(id)
-            .or_default()
-            .push_back(Arc::clone(&parked));
-        drop(state);
-        self.turn(|scheduler, now| scheduler.bulk_waits(now, id, true));
+        self.turn_with(|state, now| {
+            let line = state.bulk.entry(id).or_default();
+            line.push_back(Arc::clone(&parked));
+            state.tell_of_bulk(id, now);
+        });
         parked
     }
 
     /// Takes an entry out whose caller has left.
     fn leave(self: &Arc<Self>, place: &Place) {
-        let key = match place {
-            Place::Admitted(key) => Some(*key),
-            Place::Parked(parked) => {
-                let mut state = self.lock();
-                let id = parked.revision.id;
-                if let Some(line) = state.bulk.get_mut(&id) {
-                    line.retain(|other| !Arc::ptr_eq(other, parked));
+        self.turn_with(|state, now| {
+            let key = match place {
+                Place::Admitted(key) => Some(*key),
+                Place::Parked(parked) => {
+                    state.unpark(parked, now);
+                    parked.key.get().copied()
                 }
-                parked.key.get().copied()
+            };
+            if let Some(key) = key {
+                state.scheduler.cancel(now, key);
             }
-        };
-        if let Some(key) = key {
-            self.turn(|scheduler, now| scheduler.cancel(now, key));
-        }
+        });
     }
 
     pub(crate) fn staged(self: &Arc<Self>, replica: ReplicaId, key: Key, bucket: Bucket) {
@@ -458,9 +453,14 @@ impl Dispatcher {
 
     /// Runs one event through the scheduler and carries out what it asks for.
     fn turn<T>(self: &Arc<Self>, event: impl FnOnce(&mut Scheduler<Arc<Entry>>, Time) -> T) -> T {
+        self.turn_with(|state, now| event(&mut state.scheduler, now))
+    }
+
+    /// The same of an event that changes more than the scheduler.
+    fn turn_with<T>(self: &Arc<Self>, event: impl FnOnce(&mut State, Time) -> T) -> T {
         let now = self.now();
         let mut state = self.lock();
-        let result = event(&mut state.scheduler, now);
+        let result = event(&mut state, now);
         let mut effects = Vec::new();
         let mut actions = std::mem::take(&mut state.actions);
         loop {
@@ -573,14 +573,11 @@ impl State {
         }
     }
 
-    /// Offers the bulk that was asked for.
+    /// Offers the bulk that was asked for, and says whether there is more.
     fn pull(&mut self, revision: RevisionId, items: u32, now: Time, effects: &mut Vec<Effect>) {
-        let Some(line) = self.bulk.get_mut(&revision) else {
-            return;
-        };
         let mut n_offered = 0;
         while n_offered < items
-            && let Some(parked) = line.pop_front()
+            && let Some(parked) = self.bulk.get_mut(&revision).and_then(VecDeque::pop_front)
         {
             n_offered = n_offered.saturating_add(parked.offer.cost.items.max(1));
             let entry = Arc::clone(&parked.entry);
@@ -599,10 +596,26 @@ impl State {
                 }
             }
         }
-        if line.is_empty() {
-            self.bulk.remove(&revision);
-            self.scheduler.bulk_waits(now, revision, false);
+        self.tell_of_bulk(revision, now);
+    }
+
+    /// Takes an entry out of the line of bulk.
+    fn unpark(&mut self, parked: &Arc<Parked>, now: Time) {
+        let revision = parked.revision.id;
+        if let Some(line) = self.bulk.get_mut(&revision) {
+            line.retain(|other| !Arc::ptr_eq(other, parked));
+            self.tell_of_bulk(revision, now);
         }
+    }
+
+    /// Tells the scheduler whether there is bulk to be asked for. Whatever changes the line ends with
+    /// this, in the same turn: what the scheduler waits for in vain it does not ask for again.
+    fn tell_of_bulk(&mut self, revision: RevisionId, now: Time) {
+        let waits = self.n_parked(revision) > 0;
+        if !waits {
+            self.bulk.remove(&revision);
+        }
+        self.scheduler.bulk_waits(now, revision, waits);
     }
 
     fn launch(&mut self, revision: RevisionId, replica: ReplicaId) -> Option<Effect> {
@@ -761,3 +774,6 @@ impl Drop for Ticket {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

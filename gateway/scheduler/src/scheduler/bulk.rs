@@ -46,16 +46,17 @@ pub(crate) struct Prospect {
 }
 
 impl<E: Clone> Scheduler<E> {
-    /// Hears whether there is bulk work to be pulled for a revision. What was asked for and not
-    /// offered is not expected any more once there is none.
+    /// Hears whether there is bulk work to be pulled for a revision. It ends every answer to
+    /// [`Action::Pull`]: what was asked for and not taken, because there was less or it was refused, is
+    /// not expected any more, and may be asked for again.
     pub fn bulk_waits(&mut self, now: Time, id: RevisionId, waits: bool) {
         self.advance(now);
         let Some(revision) = self.revisions.get_mut(id.0) else {
             return;
         };
         revision.has_bulk = waits;
+        revision.n_pulled = 0;
         if !waits {
-            revision.n_pulled = 0;
             revision.bulk_claim = 0;
             revision.idle_since = self.now;
         } else if !revision.is_retired {

@@ -152,9 +152,7 @@ impl World {
     pub(crate) fn bulk_waits(&mut self, id: RevisionId, waits: bool) {
         if let Some(revision) = self.revisions.get_mut(&id) {
             revision.has_bulk = waits;
-            if !waits {
-                revision.n_pulled = 0;
-            }
+            revision.n_pulled = 0;
         }
         self.scheduler.bulk_waits(self.now, id, waits);
         self.check();

@@ -50,8 +50,12 @@ impl Fixture {
     }
 
     fn offer_bulk(&mut self, now: Time) -> Result<Key, RefusedReason> {
+        self.offer_bulk_until(now, Time::MAX)
+    }
+
+    fn offer_bulk_until(&mut self, now: Time, deadline: Time) -> Result<Key, RefusedReason> {
         let offer = Offer {
-            deadline: Time::MAX,
+            deadline,
             cost: ONE,
             staging: INLINE,
             class: Class::Bulk,
@@ -538,6 +542,20 @@ fn bulk_is_asked_for_as_much_as_two_batches_and_no_more_is_taken() {
     f.freed(ms(20), replica);
     assert_eq!(f.pulled(), 0);
     assert_eq!(f.offer_bulk(ms(20)), Err(RefusedReason::QueueFull));
+}
+
+#[test]
+fn bulk_that_was_asked_for_and_refused_is_asked_for_again() {
+    let (mut f, replica) = seeded(1, &[(1, 10)]);
+    f.scheduler.bulk_waits(ms(0), f.revision, true);
+    for _ in 0..f.pulled() {
+        let late = f.offer_bulk_until(ms(20), ms(10));
+        assert_eq!(late, Err(RefusedReason::DeadlinePassed));
+    }
+    f.scheduler.bulk_waits(ms(20), f.revision, true);
+    assert_eq!(f.pulled(), 2);
+    let b = f.offer_bulk(ms(20)).unwrap();
+    assert_eq!(f.batches(), [(replica, vec![b])]);
 }
 
 #[test]
