@@ -61,7 +61,7 @@ pub enum Action<E> {
         why: FailReason,
     },
     /// Ask for bulk work: at most so much is to be offered, and then it is to be said by `bulk_waits`
-    /// whether there is more. Until then it is expected, and takes the place of what could be asked for.
+    /// whether there is more. Until then no more is asked for.
     Pull {
         /// What it is for.
         revision: RevisionId,

@@ -132,8 +132,9 @@ pub(crate) struct Revision {
     pub(crate) interactive_seen: Option<Time>,
     /// Somebody has bulk work to be pulled.
     pub(crate) has_bulk: bool,
-    /// Items of bulk that were asked for and have not been offered.
-    pub(crate) n_pulled: u32,
+    /// Items of bulk that were asked for and have not been offered, until it is said whether there is
+    /// more.
+    pub(crate) pulled: Option<u32>,
     /// Slot time that bulk has a claim to, in nanoseconds; negative where it has had more.
     pub(crate) bulk_claim: i64,
     /// Since when nothing has been there and nobody has asked.
@@ -234,7 +235,7 @@ impl Revision {
             ran: None,
             interactive_seen: None,
             has_bulk: false,
-            n_pulled: 0,
+            pulled: None,
             bulk_claim: 0,
             idle_since: Time::default(),
             has_scale_timer: false,
@@ -311,7 +312,7 @@ impl Revision {
         load.add(offer.cost);
         if load.entries > self.limits.queue_entries
             || load.bytes > u128::from(self.limits.queue_bytes)
-            || offer.class == Class::Bulk && self.n_pulled == 0
+            || offer.class == Class::Bulk && self.pulled.is_none_or(|items| items == 0)
         {
             return Err((RefusedReason::QueueFull, self.drain_time(now)));
         }

@@ -213,8 +213,10 @@ impl<E: Clone> Scheduler<E> {
         entry.work = promise.work;
         entry.is_trial = promise.is_trial;
         offered.n_entries += 1;
-        if entry.class == Class::Bulk {
-            offered.n_pulled = offered.n_pulled.saturating_sub(entry.cost.items);
+        if entry.class == Class::Bulk
+            && let Some(pulled) = &mut offered.pulled
+        {
+            *pulled = pulled.saturating_sub(entry.cost.items.max(1));
         }
         let mut rank = entry.rank(Key::from_bits(0));
         let deadline = entry.deadline;

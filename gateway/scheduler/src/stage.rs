@@ -8,6 +8,7 @@ use crate::{Bucket, Class, Cost, ReplicaCredits};
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Load {
     pub(crate) entries: usize,
+    pub(crate) items: u64,
     pub(crate) bytes: u128,
     pub(crate) pixels: u128,
 }
@@ -30,12 +31,14 @@ pub(crate) struct Stage {
 impl Load {
     pub(crate) fn add(&mut self, cost: Cost) {
         self.entries += 1;
+        self.items += u64::from(cost.items.max(1));
         self.bytes += u128::from(cost.bytes);
         self.pixels += u128::from(cost.pixels);
     }
 
     pub(crate) fn subtract(&mut self, cost: Cost) {
         self.entries -= 1;
+        self.items -= u64::from(cost.items.max(1));
         self.bytes -= u128::from(cost.bytes);
         self.pixels -= u128::from(cost.pixels);
     }

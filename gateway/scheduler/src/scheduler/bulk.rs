@@ -52,10 +52,13 @@ impl<E: Clone> Scheduler<E> {
     pub fn bulk_waits(&mut self, now: Time, id: RevisionId, waits: bool) {
         self.advance(now);
         let Some(revision) = self.revisions.get_mut(id.0) else {
+            if waits {
+                self.actions.push(pull_all(id));
+            }
             return;
         };
         revision.has_bulk = waits;
-        revision.n_pulled = 0;
+        revision.pulled = None;
         if !waits {
             revision.bulk_claim = 0;
             revision.idle_since = self.now;
@@ -72,7 +75,15 @@ impl<E: Clone> Scheduler<E> {
         let Some(revision) = self.revisions.get_mut(id.0) else {
             return;
         };
-        if !revision.has_bulk || revision.is_retired || revision.n_slots == 0 {
+        if !revision.has_bulk || revision.pulled.is_some() {
+            return;
+        }
+        if revision.is_retired {
+            revision.pulled = Some(0);
+            self.actions.push(pull_all(id));
+            return;
+        }
+        if revision.n_slots == 0 {
             return;
         }
         let batch = revision
@@ -80,22 +91,29 @@ impl<E: Clone> Scheduler<E> {
             .latest()
             .map_or(1, |curve| curve.probe().unwrap_or(1).max(curve.best()));
         let wanted = (2 * revision.n_slots).saturating_mul(batch as usize);
-        let wanted = wanted
-            .min(revision.limits.queue_entries)
-            .min(u32::MAX as usize);
-        let there = revision.bulk.entries + revision.n_pulled as usize;
+        let wanted = wanted.min(revision.limits.queue_entries) as u64;
+        let there = revision.bulk.items;
         // Asked for by halves, so that not every run asks for one.
         if there * 2 > wanted {
             return;
         }
         let items = u32::try_from(wanted - there).unwrap_or(u32::MAX);
         if items > 0 {
-            revision.n_pulled += items;
+            revision.pulled = Some(items);
             self.actions.push(Action::Pull {
                 revision: id,
                 items,
             });
         }
+    }
+}
+
+/// Asks for all the bulk of a revision that goes away or has gone, to be refused: else nobody would
+/// ever ask for it.
+fn pull_all<E>(revision: RevisionId) -> Action<E> {
+    Action::Pull {
+        revision,
+        items: u32::MAX,
     }
 }
 

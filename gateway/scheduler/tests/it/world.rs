@@ -50,7 +50,7 @@ struct Revision {
     limits: RevisionLimits,
     is_retired: bool,
     has_bulk: bool,
-    n_pulled: u32,
+    pulled: Option<u32>,
     memory: u64,
 }
 
@@ -128,7 +128,7 @@ impl World {
             limits,
             is_retired: false,
             has_bulk: false,
-            n_pulled: 0,
+            pulled: None,
             memory: limits.memory_bytes,
         };
         self.revisions.insert(id, revision);
@@ -152,7 +152,7 @@ impl World {
     pub(crate) fn bulk_waits(&mut self, id: RevisionId, waits: bool) {
         if let Some(revision) = self.revisions.get_mut(&id) {
             revision.has_bulk = waits;
-            revision.n_pulled = 0;
+            revision.pulled = None;
         }
         self.scheduler.bulk_waits(self.now, id, waits);
         self.check();
@@ -196,7 +196,8 @@ impl World {
                     && let Some(revision) = self.revisions.get_mut(&id)
                 {
                     let items = offer.cost.items.max(1);
-                    revision.n_pulled = revision.n_pulled.saturating_sub(items);
+                    let pulled = revision.pulled.as_mut().expect("asked for");
+                    *pulled = pulled.saturating_sub(items);
                 }
                 self.known_keys.push(key);
                 let entry = Entry {
@@ -215,6 +216,11 @@ impl World {
             }
         }
         self.check();
+        // All that was asked for has been offered: more may be.
+        let revision = self.revisions.get(&id);
+        if revision.is_some_and(|revision| revision.pulled == Some(0)) {
+            self.bulk_waits(id, true);
+        }
     }
 
     /// Returns what the bounds say of an offer.
@@ -235,7 +241,7 @@ impl World {
         }
         let limits = &revision.limits;
         let is_full = n_queued >= limits.queue_entries || n_bytes > u128::from(limits.queue_bytes);
-        match is_full || offer.class == Class::Bulk && revision.n_pulled == 0 {
+        match is_full || offer.class == Class::Bulk && revision.pulled.unwrap_or(0) == 0 {
             true => Err(RefusedReason::QueueFull),
             false => Ok(()),
         }
@@ -469,10 +475,17 @@ impl World {
                 }
             }
             Action::Pull { revision, items } => {
-                let revision = self.revisions.get_mut(&revision).expect("pulls for itself");
-                assert!(revision.has_bulk && !revision.is_retired && items > 0);
-                revision.n_pulled += items;
-                assert!(revision.n_pulled as usize <= revision.limits.queue_entries);
+                let Some(revision) = self.revisions.get_mut(&revision) else {
+                    assert_eq!(items, u32::MAX, "leaves some behind");
+                    return;
+                };
+                assert!(revision.has_bulk && items > 0);
+                assert_eq!(revision.pulled, None, "asks again before it is answered");
+                match revision.is_retired {
+                    true => assert_eq!(items, u32::MAX, "leaves some behind"),
+                    false => assert!(items as usize <= revision.limits.queue_entries),
+                }
+                revision.pulled = Some(items);
             }
             Action::Kill { replica } => self.kill(replica),
             Action::Stop { replica } => {

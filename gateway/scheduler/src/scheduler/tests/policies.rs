@@ -50,13 +50,18 @@ impl Fixture {
     }
 
     fn offer_bulk(&mut self, now: Time) -> Result<Key, RefusedReason> {
-        self.offer_bulk_until(now, Time::MAX)
+        self.offer_bulk_of(now, Time::MAX, ONE)
     }
 
-    fn offer_bulk_until(&mut self, now: Time, deadline: Time) -> Result<Key, RefusedReason> {
+    fn offer_bulk_of(
+        &mut self,
+        now: Time,
+        deadline: Time,
+        cost: Cost,
+    ) -> Result<Key, RefusedReason> {
         let offer = Offer {
             deadline,
-            cost: ONE,
+            cost,
             staging: INLINE,
             class: Class::Bulk,
         };
@@ -526,14 +531,21 @@ fn bulk_is_asked_for_as_much_as_two_batches_and_no_more_is_taken() {
     let (mut f, replica) = seeded(4, &[(1, 10), (4, 10)]);
     f.scheduler.bulk_waits(ms(0), f.revision, true);
     assert_eq!(f.pulled(), 8);
-    let mut batch = Vec::new();
     for _ in 0..8 {
-        batch.push(f.offer_bulk(ms(0)).unwrap());
-    }
-    let n_pulled = f.pulled();
-    for _ in 0..n_pulled {
         f.offer_bulk(ms(0)).unwrap();
     }
+    assert_eq!(f.offer_bulk(ms(0)), Err(RefusedReason::QueueFull));
+    assert_eq!(f.pulled(), 0, "the answer has not ended");
+    let mut n_pulled = 0;
+    let mut answer = |f: &mut Fixture, now| {
+        f.scheduler.bulk_waits(now, f.revision, true);
+        n_pulled = f.pulled();
+        for _ in 0..n_pulled {
+            f.offer_bulk(now).unwrap();
+        }
+        n_pulled
+    };
+    while answer(&mut f, ms(0)) > 0 {}
     assert_eq!(f.offer_bulk(ms(0)), Err(RefusedReason::QueueFull));
     assert!(f.state().bulk_waiting <= 8, "the queue does not grow");
     f.freed(ms(10), replica);
@@ -549,13 +561,50 @@ fn bulk_that_was_asked_for_and_refused_is_asked_for_again() {
     let (mut f, replica) = seeded(1, &[(1, 10)]);
     f.scheduler.bulk_waits(ms(0), f.revision, true);
     for _ in 0..f.pulled() {
-        let late = f.offer_bulk_until(ms(20), ms(10));
+        let late = f.offer_bulk_of(ms(20), ms(10), ONE);
         assert_eq!(late, Err(RefusedReason::DeadlinePassed));
     }
     f.scheduler.bulk_waits(ms(20), f.revision, true);
     assert_eq!(f.pulled(), 2);
     let b = f.offer_bulk(ms(20)).unwrap();
     assert_eq!(f.batches(), [(replica, vec![b])]);
+}
+
+#[test]
+fn bulk_is_counted_by_its_items() {
+    let (mut f, replica) = seeded(8, &[(1, 10), (8, 10)]);
+    f.scheduler.bulk_waits(ms(0), f.revision, true);
+    assert_eq!(f.pulled(), 16);
+    let four = Cost { items: 4, ..ONE };
+    for _ in 0..4 {
+        f.offer_bulk_of(ms(0), Time::MAX, four).unwrap();
+    }
+    // One of them runs, then two.
+    f.look();
+    f.scheduler.bulk_waits(ms(0), f.revision, true);
+    assert_eq!(f.pulled(), 0);
+    f.freed(ms(10), replica);
+    assert_eq!(f.pulled(), 12);
+}
+
+#[test]
+fn bulk_of_a_revision_that_goes_away_is_asked_for_to_be_refused() {
+    let (mut f, replica) = seeded(1, &[(1, 10)]);
+    f.scheduler.bulk_waits(ms(0), f.revision, true);
+    assert_eq!(f.pulled(), 2);
+    let b = f.offer_bulk(ms(0)).unwrap();
+    f.scheduler.retire_revision(ms(5), f.revision);
+    assert_eq!(f.pulled(), 0, "the answer has not ended");
+    f.scheduler.bulk_waits(ms(5), f.revision, true);
+    assert_eq!(f.pulled(), u32::MAX);
+    assert_eq!(f.offer_bulk(ms(5)), Err(RefusedReason::Retired));
+    f.scheduler.bulk_waits(ms(5), f.revision, false);
+    f.freed(ms(10), replica);
+    f.answered(ms(10), replica, b);
+    // It is gone, and whoever comes now has not heard.
+    f.scheduler.bulk_waits(ms(20), f.revision, true);
+    assert_eq!(f.pulled(), u32::MAX);
+    assert_eq!(f.offer_bulk(ms(20)), Err(RefusedReason::Retired));
 }
 
 #[test]
@@ -591,8 +640,13 @@ fn under_endless_interactive_work_bulk_gets_a_twentieth() {
                 f.offer_at(now, s(1_000_000)).unwrap();
             }
             n_bulk += f.pulled();
-            while n_bulk > 0 && f.offer_bulk(now).is_ok() {
+            while n_bulk > 0 {
+                f.offer_bulk(now).unwrap();
                 n_bulk -= 1;
+                if n_bulk == 0 {
+                    f.scheduler.bulk_waits(now, f.revision, true);
+                    n_bulk += f.pulled();
+                }
             }
             f.look();
             f.freed(ms(10 * (run + 1)), replica);
