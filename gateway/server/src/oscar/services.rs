@@ -65,8 +65,7 @@ pub(super) async fn delete(
     Path(name): Path<String>,
 ) -> Result<StatusCode, Text> {
     let service = front.services.find(&name)?;
-    to_its_end(delete_with_places(Arc::clone(&front), service)).await?;
-    front.jobs.forget(&name).await?;
+    to_its_end(delete_with_places(front, service)).await?;
     tracing::info!(service = name, "service deleted");
     Ok(StatusCode::NO_CONTENT)
 }
@@ -194,11 +193,16 @@ async fn create_with_places(
     scripts: Result<(), InferError>,
 ) -> Result<(Arc<Service>, Vec<String>), InferError> {
     let service = change(&front, move |services| services.create(definition, scripts)).await?;
-    match front.providers.make_places(&service.definition).await {
+    let begun = async {
+        // What one of its name has left, whose end was cut short.
+        front.jobs.forget(service.name()).await?;
+        Ok(front.providers.make_places(&service.definition).await?)
+    };
+    match begun.await {
         Ok(warnings) => Ok((service, warnings)),
         Err(error) => {
             delete_with_places(front, service).await?;
-            Err(error.into())
+            Err(error)
         }
     }
 }
@@ -219,8 +223,10 @@ async fn update_with_places(
 async fn delete_with_places(front: Arc<Front>, service: Arc<Service>) -> Result<(), InferError> {
     let name = service.name().to_owned();
     change(&front, move |services| services.delete(&name)).await?;
+    // Before what may take long: one of the same name may be made meanwhile.
+    let forgotten = front.jobs.forget(service.name()).await;
     give_up_places(&front, &service.definition).await;
-    Ok(())
+    forgotten
 }
 
 /// Gives up the places of a definition that holds no more. Where storage can't, they stay: what they
@@ -231,6 +237,21 @@ async fn give_up_places(front: &Front, definition: &Definition) {
     if let Err(error) = front.providers.give_up_places(definition, others).await {
         tracing::warn!(service = definition.name, %error, "what it has at a storage provider stays");
     }
+    // Who came meanwhile may have found there what was then given up.
+    for service in front.services.all() {
+        if !services.iter().any(|known| Arc::ptr_eq(known, &service)) {
+            make_places(front, &service).await;
+        }
+    }
+}
+
+/// Makes the places of a service; whether it has them.
+async fn make_places(front: &Front, service: &Service) -> bool {
+    let made = front.providers.make_places(&service.definition).await;
+    if let Err(error) = &made {
+        tracing::warn!(service = service.name(), %error, "it can't have its places at a storage provider");
+    }
+    made.is_ok()
 }
 
 /// Makes the places of all services that there are at the start, and tries until they are made: the
@@ -240,8 +261,7 @@ pub(crate) async fn keep_places(front: Arc<Front>) {
     loop {
         let mut failed = Vec::new();
         for service in left {
-            if let Err(error) = front.providers.make_places(&service.definition).await {
-                tracing::warn!(service = service.name(), %error, "it can't have its places at a storage provider");
+            if !make_places(&front, &service).await {
                 failed.push(service);
             }
         }

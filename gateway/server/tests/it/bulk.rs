@@ -2,6 +2,7 @@
 //! meanwhile.
 
 use std::collections::BTreeSet;
+use std::io::Write as _;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -172,6 +173,35 @@ fn a_minio_that_is_ended_while_it_is_uploaded_to_loses_nothing() {
     let jobs = all_succeeded(&hearth, "one");
     check_results(&results, |n| format!("out/{n}.png.json"), jobs);
     assert_eq!(results.n_versions("out/"), OBJECTS + 1);
+    hearth.stop();
+}
+
+#[test]
+fn a_service_is_deleted_with_its_jobs_also_where_minio_hangs_and_the_caller_leaves() {
+    let Some((minio, hearth)) = both(&[]) else {
+        return;
+    };
+    bucket(&minio, "results");
+    create(&hearth, "one", &json!({}), ["photos/in", "results/out"]);
+    hearth.post("/job/one", &picture(0).0);
+    eventually("its job ends", || {
+        let jobs = hearth.jobs("one");
+        jobs.values().all(|job| job == "Succeeded").then_some(())
+    });
+    let counts = || hearth.get("/metrics").text().contains("service=\"one\"");
+    assert!(counts());
+
+    minio.pause();
+    let mut caller = hearth.connect();
+    let head = "DELETE /system/services/one HTTP/1.1\r\nHost: hearth\r\nAuthorization";
+    write!(caller, "{head}: {}\r\n\r\n", basic()).unwrap();
+    eventually("the service is gone", || {
+        let answer = hearth.get("/system/services/one");
+        (answer.status == 404).then_some(())
+    });
+    drop(caller);
+    eventually("its jobs are gone", || (!counts()).then_some(()));
+    minio.resume();
     hearth.stop();
 }
 

@@ -115,6 +115,15 @@ impl Minio {
         }
     }
 
+    /// Has it answer nothing until it is resumed.
+    pub(crate) fn pause(&self) {
+        kill(self.process.as_ref().unwrap().id(), Signal::STOP);
+    }
+
+    pub(crate) fn resume(&self) {
+        kill(self.process.as_ref().unwrap().id(), Signal::CONT);
+    }
+
     /// Ends it at once, as a machine that fails.
     pub(crate) fn kill(&mut self) {
         if let Some(mut process) = self.process.take() {
