@@ -245,19 +245,15 @@ impl Holder<'_> {
     /// Ends all processes of the script, and returns when they have ended, with the limit that the
     /// system has held them to.
     fn end(&self, child: &mut Child) -> io::Result<(ExitStatus, Option<Breach>)> {
-        let ran_out = match self {
+        child.kill()?;
+        let (status, ran_out) = match self {
             Self::Host { cage, .. } => {
-                child.kill()?;
                 cage.end();
-                false
+                (child.wait()?, false)
             }
-            Self::Container(place) => {
-                let ran_out = place.end();
-                child.kill()?;
-                ran_out
-            }
+            // Once the client has ended: one that was starting the container would start it afterwards.
+            Self::Container(place) => (child.wait()?, place.end()),
         };
-        let status = child.wait()?;
         // Whose parents have ended are our children: when there are none left, none is left.
         while let Ok(Some(_)) = wait(WaitOptions::empty()) {}
         let held = match self {
