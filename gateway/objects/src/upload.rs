@@ -221,6 +221,28 @@ impl Store {
         })
     }
 
+    /// Returns the object that was made of these parts, where it is there still: who asks for that again
+    /// has not heard the answer.
+    pub(crate) async fn completed(
+        &self,
+        bucket: &str,
+        key: &str,
+        named: &[NamedPart],
+    ) -> Result<Option<Object>, Error> {
+        let Some(md5s) = named
+            .iter()
+            .map(|part| unhex(&part.etag))
+            .collect::<Option<Vec<_>>>()
+        else {
+            return Ok(None);
+        };
+        match self.head(bucket, key).await {
+            Ok(object) => Ok(Some(object).filter(|object| object.etag == etag_of_parts(&md5s))),
+            Err(Error::NoSuchKey { .. }) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
     /// Joins the parts to the object, in the place of one that was there; those that were not named go.
     pub(crate) async fn complete_upload(
         &self,

@@ -80,6 +80,12 @@ async fn an_object_is_its_parts_and_those_are_gone() {
     assert!(object.etag.ends_with("-3"), "{}", object.etag);
     let gone = store.upload("bucket", "key", &id).await;
     assert!(matches!(gone, Err(Error::NoSuchUpload(_))));
+    let again = store.completed("bucket", "key", &named).await.unwrap();
+    assert_eq!(again.map(|object| object.etag), Some(object.etag));
+    let others = store.completed("bucket", "key", &named[1..]).await.unwrap();
+    assert!(others.is_none(), "{others:?}");
+    let nothing = store.completed("bucket", "other", &named).await.unwrap();
+    assert!(nothing.is_none(), "{nothing:?}");
     assert_eq!(n_blobs(&folder, store), 1);
 }
 

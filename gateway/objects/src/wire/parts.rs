@@ -152,10 +152,17 @@ impl Wire {
             Some(Checksum { algorithm, value })
         });
         let expected = sums.next();
-        let completion = self
-            .store
-            .prepare_completion(&bucket, &key, &id, &parts)
-            .await?;
+        let prepared = self.store.prepare_completion(&bucket, &key, &id, &parts);
+        let completion = match prepared.await {
+            Ok(completion) => completion,
+            // Answered as it was, and told to the watcher again, who may have had no room.
+            Err(gone @ Error::NoSuchUpload(_)) => {
+                let object = self.store.completed(&bucket, &key, &parts).await?;
+                let object = self.create(async move { object.ok_or(gone) }).await?;
+                return Ok(completed(object));
+            }
+            Err(error) => return Err(error.into()),
+        };
         let size = completion.size;
         if let Some(announced) = input.mpu_object_size
             && u64::try_from(announced) != Ok(size)

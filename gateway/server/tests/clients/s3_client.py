@@ -249,6 +249,9 @@ def parts(s3, folder):
     done = complete((1, etags[0]), (2, etags[2]))
     md5s = b"".join(bytes.fromhex(etag.strip('"')) for etag in (etags[0], etags[2]))
     assert done["ETag"] == f'"{hashlib.md5(md5s).hexdigest()}-2"', done
+    # Who has not heard the answer asks again.
+    assert complete((1, etags[0]), (2, etags[2]))["ETag"] == done["ETag"]
+    assert refused("NoSuchUpload", lambda: complete((1, etags[0]))) == 404
     got = s3.get_object(**where)
     assert got["Body"].read() == first + last and got["ContentType"] == "video/mp4", got
     assert got["Metadata"] == {"k": "v"}, got
