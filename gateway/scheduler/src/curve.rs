@@ -322,19 +322,22 @@ impl Curve {
         sizes.get(next).copied()
     }
 
-    /// Returns how large a batch may be where so many items are ready for so many slots and the most
-    /// urgent has so much time left, and whether to learn more. While it climbs, what lies between two
-    /// sizes is worth a try as well; later only the very size, and only of a line that every slot has
-    /// its part of besides: in a short one each would wait for the trial and no one for less. A smaller
-    /// one that costs little more needs no line, but what the chosen one would take.
+    /// Returns how large a batch may be where so many items are ready for so many slots, so many others
+    /// are named ahead and the most urgent has so much time left, and whether to learn more. While it
+    /// climbs, what lies between two sizes is worth a try as well; later only the very size, and only of
+    /// a line that every slot has its part of besides: in a short one each would wait for the trial and
+    /// no one for less. What is named ahead waits in that line as well: of short runs nearly all of it
+    /// is. A smaller size that costs little more needs no line, but what the chosen one would take.
     pub(crate) fn limit(
         &self,
         n_ready: u32,
+        n_ahead: u32,
         slots: u32,
         time: Duration,
         is_crowded: bool,
     ) -> (u32, bool) {
-        let line = n_ready.saturating_sub(self.best.saturating_mul(slots));
+        let n_waiting = n_ready.saturating_add(n_ahead);
+        let line = n_waiting.saturating_sub(self.best.saturating_mul(slots));
         let has_line =
             |size| size <= line || size < self.best && n_ready >= self.best && self.is_cheap(size);
         match self.probe() {
@@ -580,7 +583,7 @@ mod tests {
             curve.observe(1, us(5000), 1);
         }
         let limit = |n_ready, slots, ms: u64, is_crowded| {
-            curve.limit(n_ready, slots, us(1000 * ms), is_crowded)
+            curve.limit(n_ready, 0, slots, us(1000 * ms), is_crowded)
         };
         assert_eq!(limit(3, 1, 1000, false), (2, true));
         assert_eq!(limit(2, 1, 1000, false), (1, false), "no line");
@@ -590,6 +593,11 @@ mod tests {
             "none for the other slot"
         );
         assert_eq!(limit(4, 2, 1000, false), (2, true));
+        assert_eq!(
+            curve.limit(1, 3, 2, us(1_000_000), false),
+            (2, true),
+            "three of the line are named ahead"
+        );
         assert_eq!(limit(4, 2, 100, false), (1, false), "too little time");
         assert_eq!(
             limit(4, 2, 1000, true),
@@ -606,7 +614,7 @@ mod tests {
         while curve.probe().is_none() {
             curve.observe(2, us(9000), 1);
         }
-        let limit = |n_ready| curve.limit(n_ready, 2, us(1_000_000), false);
+        let limit = |n_ready| curve.limit(n_ready, 0, 2, us(1_000_000), false);
         assert_eq!(limit(2), (2, false), "too dear without a line");
         assert_eq!(limit(5), (1, true));
         let mut curve = Curve::new(2);
@@ -614,7 +622,7 @@ mod tests {
         while curve.probe().is_none() {
             curve.observe(2, us(9000), 1);
         }
-        let limit = |n_ready| curve.limit(n_ready, 2, us(1_000_000), false);
+        let limit = |n_ready| curve.limit(n_ready, 0, 2, us(1_000_000), false);
         assert_eq!(limit(2), (1, true));
         assert_eq!(limit(1), (2, false), "nothing to compare with");
     }

@@ -211,6 +211,13 @@ impl Replica {
         queued <= lead * n_slots as u32
     }
 
+    /// Returns how many items of a kind are named for slots that are not free yet.
+    pub(crate) fn n_ahead(&self, bucket: Bucket, class: Class) -> u32 {
+        let ahead = self.runs.iter().skip(self.n_slots());
+        let alike = ahead.filter(|run| (run.bucket, run.class) == (bucket, class));
+        alike.fold(0, |sum, run| sum.saturating_add(run.items))
+    }
+
     /// Returns what the engine is predicted to take for all that was named, over the slots.
     pub(crate) fn queued(&self) -> Duration {
         let engine: Duration = self.runs.iter().map(|run| run.engine).sum();

@@ -10,9 +10,9 @@ use workers_protocol::InferError;
 
 /// What runs batches is this much nicer than what decodes and draws, carries messages and refuses,
 /// which need little and are waited for by all: where more want to run than there are cores, each of
-/// those gets twice as much. A gateway that gets no processor neither refuses nor feeds its workers in
-/// time.
-const RUN_NICE: i32 = 3;
+/// those gets nearly four times as much. A gateway that gets no processor neither refuses nor feeds its
+/// workers in time.
+const RUN_NICE: i32 = 6;
 
 /// The lowest priority that there is: such a thread gets what the others leave, some 3 % of a core
 /// beside one that always runs batches (`sched(7)`).

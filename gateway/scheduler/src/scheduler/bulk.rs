@@ -39,6 +39,8 @@ pub(crate) struct Prospect {
     pub(crate) class: Class,
     /// Entries that could be in it; not counted, and `u32::MAX`, where that makes no difference.
     pub(crate) n_ready: u32,
+    /// Items like them that are named for slots not free yet.
+    pub(crate) n_ahead: u32,
     /// Slots that are free.
     pub(crate) n_slots: usize,
     /// What the most urgent entry has left.
@@ -175,6 +177,7 @@ impl Revision {
             bucket,
             class,
             n_ready,
+            n_ahead,
             n_slots,
             time,
         } = prospect;
@@ -187,7 +190,8 @@ impl Revision {
             return (1, BatchLimit::Probe);
         };
         let slots = u32::try_from(self.slots_each).unwrap_or(u32::MAX);
-        let (mut limit, mut why) = match curve.limit(n_ready, slots, time, self.is_crowded(now)) {
+        let is_crowded = self.is_crowded(now);
+        let (mut limit, mut why) = match curve.limit(n_ready, n_ahead, slots, time, is_crowded) {
             (size, true) => (size, BatchLimit::Probe),
             (best, false) if best == max_batch => (best, BatchLimit::Max),
             (best, false) => (best, BatchLimit::Cost),

@@ -297,12 +297,6 @@ impl<E: Clone> Scheduler<E> {
                 ready.count() as u32
             }
         };
-        // Of a batch that could still grow nothing is gained by closing it early, and what a size
-        // costs is learned from runs that nothing was named behind.
-        let is_full = |curve: &Curve| !curve.is_climbing() && n_ready >= curve.best();
-        if is_ahead && !revision.curves.of(bucket).is_some_and(is_full) {
-            return Formed::Nothing;
-        }
         let time = deadline.saturating_since(self.now);
         let is_trial = self.entries.get(first.key.0).is_some_and(|e| e.is_trial);
         let time = if is_trial { Duration::MAX } else { time };
@@ -310,10 +304,17 @@ impl<E: Clone> Scheduler<E> {
             bucket,
             class: first.class,
             n_ready,
+            n_ahead: replica.n_ahead(bucket, first.class),
             n_slots,
             time,
         };
         let (limit, mut why) = revision.batch_limit(self.now, prospect);
+        // Of a batch that could still grow nothing is gained by closing it early, and what a size
+        // costs is learned from runs that nothing was named behind.
+        let is_full = |curve: &Curve| !curve.is_climbing() && n_ready >= limit.max(curve.best());
+        if is_ahead && !revision.curves.of(bucket).is_some_and(is_full) {
+            return Formed::Nothing;
+        }
 
         let mut batch = Vec::new();
         let mut items = 0_u32;

@@ -63,7 +63,7 @@ fn what_runs_batches_gives_way_to_what_decodes_and_draws() {
     assert!(decode.iter().all(|nice| *nice == messages), "{threads:?}");
     let runs = of("instance-");
     assert!(!runs.is_empty(), "{threads:?}");
-    assert!(runs.iter().all(|nice| *nice == messages + 3), "{threads:?}");
+    assert!(runs.iter().all(|nice| *nice == messages + 6), "{threads:?}");
     hearth.stop();
 }
 
