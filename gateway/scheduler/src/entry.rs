@@ -169,6 +169,11 @@ impl Rank {
         }
     }
 
+    /// Whether it is less urgent than another, whichever came first.
+    pub(crate) fn is_less_urgent(&self, other: &Self) -> bool {
+        self.order() >> 64 > other.order() >> 64
+    }
+
     /// One number, compared without a branch: the ordered sets spend their time comparing.
     fn order(&self) -> u128 {
         // No deadline is in the later half of 584 years; the class has the highest bit.

@@ -111,14 +111,13 @@ impl<E: Clone> Scheduler<E> {
         // Only strictly less urgent entries give way, each once, so nothing is staged in turns. A
         // replica with a suspect has nothing else to take back.
         let (victim, replica) = revision.fleet.least_urgent().find(|(victim, id)| {
-            let is_less_urgent = (victim.class, victim.deadline) > (first.class, first.deadline);
             let makes_room = || {
                 let replica = self.replicas.get(id.0)?;
                 let victim_cost = self.entries.get(victim.key.0)?.cost;
                 let credits = replica.open()?.credits;
                 Some(replica.stage.has_room_without(victim_cost, cost, credits))
             };
-            is_less_urgent && makes_room() == Some(true)
+            victim.is_less_urgent(&first) && makes_room() == Some(true)
         })?;
         self.take_back(victim.key);
         Some((first.key, replica))

@@ -458,6 +458,21 @@ fn a_more_urgent_entry_takes_the_room_of_the_least_urgent_staged_one_once() {
 }
 
 #[test]
+fn deadlines_that_are_centuries_away_are_alike_wherever_they_are_compared() {
+    let mut f = with_max_batch(1);
+    f.replica(ReplicaCredits {
+        stage_entries: 1,
+        ..CREDITS
+    });
+    f.offer(1, tensor(0), 'x');
+    // 298 and 295 years.
+    f.offer(9_400_000_000_000, tensor(0), 'a');
+    f.actions();
+    f.offer(9_300_000_000_000, tensor(0), 'b');
+    assert_eq!(f.actions(), [], "`a` came first");
+}
+
+#[test]
 fn an_entry_still_being_prepared_is_not_taken_back() {
     let mut f = with_max_batch(1);
     f.replica(ReplicaCredits {
