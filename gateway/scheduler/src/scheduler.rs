@@ -523,7 +523,11 @@ impl<E: Clone> Scheduler<E> {
         {
             self.timers.pop_first();
             match timer {
-                Timer::Start(revision) => self.launch_wanted(revision),
+                Timer::Start(revision) => {
+                    self.launch_wanted(revision);
+                    // A retired one may have waited for what has now failed alone.
+                    self.finish(revision);
+                }
                 Timer::Scale(revision) => self.scale(revision),
                 Timer::Watch(replica) => self.watch(replica),
             }

@@ -176,9 +176,15 @@ impl Wire {
             let store = Arc::clone(&self.store);
             let object = self
                 .create(async move {
-                    store
-                        .complete_upload(&bucket, completion, condition, expected)
-                        .await
+                    let done = store.complete_upload(&bucket, completion, condition, expected);
+                    match done.await {
+                        // By another call of this client, who did not wait for its answer.
+                        Err(gone @ Error::NoSuchUpload(_)) => {
+                            let object = store.completed(&bucket, &key, &parts).await?;
+                            object.ok_or(gone)
+                        }
+                        done => done,
+                    }
                 })
                 .await?;
             Ok(completed(object))

@@ -148,8 +148,6 @@ impl<E: Clone> Scheduler<E> {
             };
             self.fail(first.key, why);
         }
-        // A retired one may have waited for these alone.
-        self.finish(id);
     }
 
     fn fail(&mut self, key: Key, why: FailReason) {

@@ -140,7 +140,7 @@ async fn all_bulk_that_comes_is_asked_for() {
     let caller = |seed: u64| {
         let bench = Arc::clone(&bench);
         tokio::spawn(async move {
-            for round in 0..5_000 {
+            for round in 0..2_000 {
                 let ticket = bench.offer_bulk(1);
                 // Some leave at once.
                 if !(seed + round).is_multiple_of(5) {

@@ -40,6 +40,9 @@ pub(crate) struct Services {
     index: RwLock<BTreeMap<String, Arc<Service>>>,
     /// What images have to contain one of; none for any image.
     images: RwLock<Vec<String>>,
+    /// Held where a service comes or goes, with its jobs: those of one are not taken for another's of
+    /// its name.
+    pub(crate) comings: tokio::sync::Mutex<()>,
 }
 
 impl Services {
@@ -75,6 +78,7 @@ impl Services {
             database: Mutex::new(database),
             index: RwLock::new(index),
             images: RwLock::new(images),
+            comings: tokio::sync::Mutex::default(),
         }))
     }
 

@@ -192,17 +192,19 @@ async fn create_with_places(
     definition: Definition,
     scripts: Result<(), InferError>,
 ) -> Result<(Arc<Service>, Vec<String>), InferError> {
-    let service = change(&front, move |services| services.create(definition, scripts)).await?;
-    let begun = async {
+    let service = {
+        let _coming = front.services.comings.lock().await;
         // What one of its name has left, whose end was cut short.
-        front.jobs.forget(service.name()).await?;
-        Ok(front.providers.make_places(&service.definition).await?)
+        if front.services.get(&definition.name).is_none() {
+            front.jobs.forget(&definition.name).await?;
+        }
+        change(&front, move |services| services.create(definition, scripts)).await?
     };
-    match begun.await {
+    match front.providers.make_places(&service.definition).await {
         Ok(warnings) => Ok((service, warnings)),
         Err(error) => {
             delete_with_places(front, service).await?;
-            Err(error)
+            Err(error.into())
         }
     }
 }
@@ -222,9 +224,12 @@ async fn update_with_places(
 
 async fn delete_with_places(front: Arc<Front>, service: Arc<Service>) -> Result<(), InferError> {
     let name = service.name().to_owned();
-    change(&front, move |services| services.delete(&name)).await?;
-    // Before what may take long: one of the same name may be made meanwhile.
-    let forgotten = front.jobs.forget(service.name()).await;
+    let forgotten = {
+        let _going = front.services.comings.lock().await;
+        change(&front, move |services| services.delete(&name)).await?;
+        front.jobs.forget(service.name()).await
+    };
+    // Apart, because it may take long: one of the same name may be made meanwhile.
     give_up_places(&front, &service.definition).await;
     forgotten
 }

@@ -536,10 +536,9 @@ fn bulk_is_asked_for_as_much_as_two_batches_and_no_more_is_taken() {
     }
     assert_eq!(f.offer_bulk(ms(0)), Err(RefusedReason::QueueFull));
     assert_eq!(f.pulled(), 0, "the answer has not ended");
-    let mut n_pulled = 0;
-    let mut answer = |f: &mut Fixture, now| {
+    let answer = |f: &mut Fixture, now| {
         f.scheduler.bulk_waits(now, f.revision, true);
-        n_pulled = f.pulled();
+        let n_pulled = f.pulled();
         for _ in 0..n_pulled {
             f.offer_bulk(now).unwrap();
         }
