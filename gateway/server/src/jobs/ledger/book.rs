@@ -296,6 +296,7 @@ impl Book {
         if committed.is_err() && !self.connection.is_autocommit() {
             let _ = self.connection.execute_batch("rollback");
         }
+        let mut forgotten = Vec::new();
         for note in std::mem::take(&mut self.notes) {
             match (note, &committed) {
                 (Note::Taken(id), Err(_)) | (Note::Left(id), Ok(())) => self.leave(id),
@@ -304,12 +305,13 @@ impl Book {
                 (Note::Succeeded(service), _) => self.count(service).ended.succeeded += 1,
                 (Note::Failed(service), _) => self.count(service).ended.failed += 1,
                 (Note::Retried(service), _) => self.count(service).ended.retried += 1,
-                (Note::Forgotten(service), _) => {
-                    // There may be another of its name by now.
-                    if self.count(service.clone()).total() == 0 {
-                        self.counts.remove(&service);
-                    }
-                }
+                (Note::Forgotten(service), _) => forgotten.push(service),
+            }
+        }
+        for service in forgotten {
+            // There may be another of its name by now.
+            if self.count(service.clone()).total() == 0 {
+                self.counts.remove(&service);
             }
         }
         if committed.is_err() || self.is_miscounted {
@@ -519,6 +521,9 @@ impl Book {
         while let Some(row) = rows.next()? {
             let id = row.get(0)?;
             if self.running.contains_key(&id) {
+                // One that was put back in this transaction, and is due already, is for the next.
+                let is_it = |note: &Note| matches!(note, Note::Left(left) if *left == id);
+                taken.has_more |= self.notes.iter().any(is_it);
                 continue;
             }
             if taken.jobs.len() >= n {
